@@ -1,0 +1,34 @@
+# make lab        open the course in JupyterLab
+# make test       everything that is tested
+# make notebooks  run every notebook and store its outputs, free of what changes from run to run
+# make bench      what LoRA costs, ours beside PEFT's, loralib's and plain layers
+# Each prepares .venv first, once: it is made anew only when requirements.txt or pyproject.toml changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: lab test notebooks bench
+
+lab: $(READY)
+	$(BIN)/jupyter lab $(firstword $(sort $(wildcard notebooks/*.ipynb)) notebooks)
+
+test: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m pytest
+
+notebooks: $(READY)
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-output --keep-count --keep-id \
+	    --extra-keys "metadata.widgets metadata.language_info metadata.kernelspec cell.metadata.execution" notebooks/*.ipynb
+
+bench: $(READY)
+	$(BIN)/python tests/bench.py
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "The course needs Python 3.11 to 3.13, but $(PYTHON) is older: try  make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	@touch $(READY)

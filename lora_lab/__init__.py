@@ -1,0 +1,59 @@
+"""lora_lab: the small package behind the course, LoRA as short as it can be said.
+
+``layer`` is the idea, ``adapt`` puts it into a model and takes it out again, ``adapter_file`` keeps it on disk,
+``anatomy`` looks inside weights, ``data`` and ``training`` give it something to do.
+"""
+
+from .adapt import (
+    count_parameters,
+    load_lora_state,
+    lora_disabled,
+    lora_layers,
+    lora_state,
+    merge_lora,
+    remove_lora,
+    replace_linear_with_lora,
+    set_strength,
+    unmerge_lora,
+)
+from .adapter_file import AdapterFileError, load_adapter, save_adapter
+from .anatomy import amplification_factor, break_even_rank, low_rank_approximation, spectrum, subspace_similarity
+from .data import create_planted_task, create_toy_dataset, digits, python_code, python_prose, unicode_names
+from .layer import LinearWithLoRA, LoRALayer
+from .training import History, accuracy, evaluate, set_seed, train_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterFileError",
+    "History",
+    "LinearWithLoRA",
+    "LoRALayer",
+    "accuracy",
+    "amplification_factor",
+    "break_even_rank",
+    "count_parameters",
+    "create_planted_task",
+    "create_toy_dataset",
+    "digits",
+    "evaluate",
+    "load_adapter",
+    "load_lora_state",
+    "lora_disabled",
+    "lora_layers",
+    "lora_state",
+    "low_rank_approximation",
+    "merge_lora",
+    "python_code",
+    "python_prose",
+    "remove_lora",
+    "replace_linear_with_lora",
+    "save_adapter",
+    "set_seed",
+    "set_strength",
+    "spectrum",
+    "subspace_similarity",
+    "train_model",
+    "unicode_names",
+    "unmerge_lora",
+]

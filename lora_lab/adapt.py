@@ -1,0 +1,290 @@
+"""LoRA into a model and out again: wrapping layers, merging, switching, and the numbers worth keeping."""
+
+import difflib
+import math
+import re
+from contextlib import contextmanager
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+
+from .layer import LinearWithLoRA, check_settings, weight_of
+
+
+def replace_linear_with_lora(model, rank, alpha=None, targets=None, exclude=(), scaling="alpha/r"):
+    """Freeze a model and put LoRA beside its linear layers; return the names of the layers it wrapped.
+
+    ``targets`` says which layers: names ("blocks.0.fc1"), dotted suffixes ("fc1") or regular expressions
+    ("blocks.[01].*"), one or several; None means every linear layer. ``exclude`` takes the same and leaves layers out.
+    Either every named layer is wrapped or, on an error, the model stays as it was.
+    """
+    _refuse_adapted(model)
+    names = select_layers(model, targets, exclude)
+    wrap_layers(model, {name: {"rank": rank, "alpha": alpha, "scaling": scaling} for name in names})
+    return names
+
+
+def wrap_layers(model, settings, state=None):
+    """Freeze a model and wrap the named layers, each with settings of its own: ``{"fc1": {"rank": 4, "alpha": 8}, …}``.
+
+    ``state`` (as ``lora_state`` returns it) gives A (in, rank) and B (rank, out) to start from. Adapters that the model
+    had before are gone afterwards; on an error, nothing has changed.
+    """
+    layers, shapes = linear_layers(model), {}
+    for name, options in settings.items():
+        if name not in layers:
+            raise ValueError(f"{name!r} is no linear layer of this model; {nearest(name, layers)}")
+        out_features, in_features = weight_of(layers[name]).shape
+        try:
+            rank, _ = check_settings(in_features, out_features, **options)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; or leave this layer out with exclude=[{name!r}]") from None
+        shapes |= {f"{name}.A": (in_features, rank), f"{name}.B": (rank, out_features)}
+    _refuse_tied(model, layers, settings)
+    if state is not None:
+        _check_state(state, shapes)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LinearWithLoRA):
+            model.set_submodule(name, module.linear)
+    model.requires_grad_(False)
+    for name, options in settings.items():
+        model.set_submodule(name, LinearWithLoRA(layers[name], **options))
+    if state is not None:
+        _copy_state(state, _live_state(model))
+
+
+def remove_lora(model):
+    """Take every adapter out and put the plain layers back. What was frozen stays frozen.
+
+    A merged layer leaves its merged weight behind, ready to be saved as a plain model; any other becomes the
+    pretrained layer again.
+    """
+    for name, layer in lora_layers(model).items():
+        if not name:
+            raise ValueError("the model is itself one adapted layer; its plain layer is model.linear")
+        if layer.merged is not None:
+            layer.linear.weight = torch.nn.Parameter(layer.weight, requires_grad=False)
+        model.set_submodule(name, layer.linear)
+
+
+def merge_lora(model):
+    """Merge every adapter, so that the model runs at the speed of the plain one. Undo with ``unmerge_lora``."""
+    for layer in lora_layers(model).values():
+        layer.merge()
+
+
+def unmerge_lora(model):
+    """Undo ``merge_lora``: the pretrained weights are back bit for bit, the adapters beside them."""
+    for layer in lora_layers(model).values():
+        layer.unmerge()
+
+
+@contextmanager
+def lora_disabled(model):
+    """Within the ``with`` block the model computes as the pretrained model does, merged or not."""
+    before = {layer: layer.enabled for layer in lora_layers(model).values()}
+    try:
+        for layer in before:
+            layer.enabled = False
+        yield model
+    finally:
+        for layer, enabled in before.items():
+            layer.enabled = enabled
+
+
+def set_strength(model, strength):
+    """Turn the dial of every adapter: 0 is the pretrained model, 1 the adapted one, in between and beyond both work.
+
+    The dial is a setting of the running model: it is not saved with the adapter.
+    """
+    if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
+        raise ValueError(f"strength={strength!r} is not a finite number; try 0 to 1.5")
+    for layer in lora_layers(model).values():
+        layer.lora.strength = float(strength)
+        _refresh(layer)
+
+
+def lora_state(model):
+    """A copy of all that training changed: ``{"fc1.A": (in, rank), "fc1.B": (rank, out), …}``."""
+    return {key: value.detach().clone() for key, value in _live_state(model).items()}
+
+
+def load_lora_state(model, state):
+    """Copy A (in, rank) and B (rank, out) of every layer from ``lora_state``'s dictionary into the model, all or none.
+
+    A merged model stays merged, now with the new update.
+    """
+    live = _live_state(model)
+    _check_state(state, {key: tuple(parameter.shape) for key, parameter in live.items()})
+    _copy_state(state, live)
+    for layer in lora_layers(model).values():
+        _refresh(layer)
+
+
+class ParameterCount(NamedTuple):
+    """How many numbers a model has, and how many of them training may change. Prints as PEFT prints it."""
+
+    trainable: int
+    total: int
+
+    def __str__(self):
+        share = 100 * self.trainable / max(self.total, 1)
+        return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {share:.4f}"
+
+
+def count_parameters(model):
+    """A model's trainable and total parameters, a tied weight counted once."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return ParameterCount(sum(n for n, trainable in sizes if trainable), sum(n for n, _ in sizes))
+
+
+def lora_layers(model):
+    """The adapted layers by name: ``{"fc1": LinearWithLoRA, …}``. ValueError if there is none."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LinearWithLoRA)}
+    if not layers:
+        raise ValueError("this model has no LoRA layers; put them in with replace_linear_with_lora(model, rank, alpha)")
+    return layers
+
+
+def linear_layers(model):
+    """Every layer that LoRA can go into, or has gone into, by name: ``{"fc1": nn.Linear, …}``."""
+    layers, wrapped = {}, set()
+    for name, module in model.named_modules():
+        if isinstance(module, LinearWithLoRA):
+            layers[name] = module.linear
+            wrapped.add(module.linear)
+        elif module not in wrapped and not _why_not(module):
+            layers[name] = module
+    return layers
+
+
+def select_layers(model, targets=None, exclude=()):
+    """The names of the linear layers that ``targets`` picks and ``exclude`` does not, in the model's order."""
+    if not _why_not(model):
+        raise ValueError("the model is itself a linear layer; wrap it with LinearWithLoRA(model, rank, alpha)")
+    layers = linear_layers(model)
+    if not layers:
+        raise ValueError(f"this {type(model).__name__} has no linear layer that LoRA could go into")
+    chosen = set(layers) if targets is None else _matching(model, layers, targets, "target")
+    chosen -= _matching(model, layers, exclude, "exclude")
+    if not chosen:
+        raise ValueError(f"no layer is left to adapt: targets={targets!r} and exclude={exclude!r} cancel out")
+    return [name for name in layers if name in chosen]
+
+
+def is_called(name, short):
+    """Whether a module's dotted name is ``short``, or ends in it after a dot: "blocks.0.fc1" is called "fc1"."""
+    return name == short or name.endswith("." + short)
+
+
+def _matching(model, layers, patterns, role):
+    """The names of linear layers that the patterns mean; an error for each pattern that means none."""
+    chosen = set()
+    for pattern in [patterns] if isinstance(patterns, (str, re.Pattern)) else patterns:
+        named = {}
+        if isinstance(pattern, str):
+            named = {name: module for name, module in model.named_modules() if is_called(name, pattern)}
+        if named and role == "target":
+            _refuse_other_kinds(named, layers)
+        hits = set(named) & set(layers) or {name for name in layers if _fullmatch(pattern, name)}
+        if not hits:
+            raise ValueError(f"{role} {pattern!r} matches no linear layer; {nearest(pattern, layers)}")
+        chosen |= hits
+    return chosen
+
+
+def _fullmatch(pattern, name):
+    try:
+        return re.fullmatch(pattern, name)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is neither the name of a layer nor a regular expression: {error}") from None
+
+
+def nearest(pattern, layers):
+    """The end of an error message: the real names nearest to a pattern, or else the first few there are."""
+    endings = {".".join(name.split(".")[start:]) for name in layers for start in range(name.count(".") + 1)}
+    near = difflib.get_close_matches(str(pattern), sorted(endings), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {_some(layers)}"
+
+
+def _some(names, limit=5):
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _why_not(module):
+    """Why LoRA can't go into a module, or an empty string if it can."""
+    try:
+        weight_of(module)
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
+def _refuse_other_kinds(modules, layers):
+    for name, module in modules.items():
+        if name not in layers:
+            inside = [layer for layer in layers if layer.startswith(name + ".")]
+            hint = f"; the linear layers in it are {_some(inside)}" if inside else ""
+            raise TypeError(f"{name}: {_why_not(module)}{hint}")
+
+
+def _refuse_adapted(model):
+    adapted = [name for name, module in model.named_modules() if isinstance(module, LinearWithLoRA)]
+    if adapted:
+        raise ValueError(
+            f"this model already has LoRA in {len(adapted)} layers ({_some(adapted)}); "
+            "take it out with remove_lora(model) first, or load other values with load_lora_state"
+        )
+
+
+def _refuse_tied(model, layers, names):
+    """A weight that two modules share can't be adapted in one of them: merged, they would no longer be one."""
+    owners = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for kind, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(f"{path}.{kind}")
+    for name in names:
+        others = owners.get(id(layers[name].weight), [])[1:]
+        if others:
+            raise ValueError(
+                f"{name}: its weight is one tensor in several places, {_some(owners[id(layers[name].weight)])} (a tied "
+                f"weight), and LoRA would change one of them alone. Leave the layer out with exclude=[{name!r}]"
+            )
+
+
+def _check_state(state, shapes):
+    """ValueError unless a state dictionary has exactly these keys and shapes, with finite numbers."""
+    missing, unknown = [key for key in shapes if key not in state], [key for key in state if key not in shapes]
+    if missing or unknown:
+        raise ValueError(
+            f"the adapter does not fit this model: it lacks {_some(missing) or 'nothing'} "
+            f"and has {_some(unknown) or 'nothing'} beyond what the model asks for"
+        )
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise ValueError(f"{key} is of type {kind}, but A and B are tensors of floating-point numbers")
+        if tuple(value.shape) != shapes[key]:
+            raise ValueError(f"{key} has shape {tuple(value.shape)}, but this model and rank need {shapes[key]}")
+        if not value.isfinite().all():
+            raise ValueError(f"{key} contains NaN or infinity; was it saved after a training that diverged?")
+
+
+def _copy_state(state, live):
+    with torch.no_grad():
+        for key, value in state.items():
+            live[key].copy_(value)
+
+
+def _live_state(model):
+    layers = lora_layers(model).items()
+    pairs = [(f"{name}.{half}", getattr(layer.lora, half)) for name, layer in layers for half in "AB"]
+    return {key.removeprefix("."): parameter for key, parameter in pairs}
+
+
+def _refresh(layer):
+    """Merge anew what is merged: its update has changed."""
+    if layer.merged is not None:
+        layer.merge()

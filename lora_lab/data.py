@@ -1,0 +1,166 @@
+"""Data to learn from, all of it at hand: made here, or read from an installed package. Nothing is downloaded."""
+
+import ast
+import re
+import sysconfig
+import unicodedata
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+def create_toy_dataset(n_samples=1000, in_features=64, out_features=10, seed=0):
+    """The source notes' data: X (n_samples, in_features) and y (n_samples, out_features), both plain noise.
+
+    There is nothing to learn here: y does not depend on X.
+    """
+    random = torch.Generator().manual_seed(seed)
+    X = torch.randn(n_samples, in_features, generator=random)
+    y = torch.randn(n_samples, out_features, generator=random)
+    return X, y
+
+
+class PlantedTask(NamedTuple):
+    """A pretrained layer and data whose true layer differs from it by ``delta`` (in, out), of known rank, plus noise."""
+
+    pretrained: nn.Linear
+    X: torch.Tensor
+    y: torch.Tensor
+    X_val: torch.Tensor
+    y_val: torch.Tensor
+    delta: torch.Tensor
+
+
+def create_planted_task(n_samples=256, in_features=64, out_features=10, rank=2, noise=0.1, seed=0):
+    """A task with something to learn: y = x (Wᵀ + ΔW) + b + noise, where W is pretrained and ΔW has the given rank.
+
+    X is (n_samples, in_features), y (n_samples, out_features), and as many again for validation. The directions of ΔW
+    count equally: the pretrained layer's loss is about 1, each direction learned takes 1/rank of it away, and noise²
+    is left.
+    """
+    if not 1 <= rank <= min(in_features, out_features):
+        raise ValueError(f"rank={rank!r} does not fit: choose 1 to {min(in_features, out_features)}")
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=random)
+
+    def directions(size):
+        """(size, rank) with orthonormal columns."""
+        return torch.linalg.qr(draw(size, rank)).Q
+
+    pretrained = nn.Linear(in_features, out_features)
+    with torch.no_grad():
+        pretrained.weight.copy_(draw(out_features, in_features) / in_features**0.5)
+        pretrained.bias.copy_(draw(out_features) / in_features**0.5)
+    delta = (out_features / rank) ** 0.5 * directions(in_features) @ directions(out_features).T
+    X = draw(2 * n_samples, in_features)
+    with torch.no_grad():
+        y = pretrained(X) + X @ delta + noise * draw(2 * n_samples, out_features)
+    return PlantedTask(pretrained, X[:n_samples], y[:n_samples], X[n_samples:], y[n_samples:], delta)
+
+
+class Split(NamedTuple):
+    """Examples to train on and others to test on: X (n, …) and y (n,) of each."""
+
+    X: torch.Tensor
+    y: torch.Tensor
+    X_test: torch.Tensor
+    y_test: torch.Tensor
+
+
+# What a task does to the images, (n, 8, 8) with values from 0 to 1.
+DIGIT_TASKS = {
+    "upright": lambda images: images,
+    "mirrored": lambda images: images.flip(-1),
+    "rotated": lambda images: images.rot90(1, (-2, -1)),
+    "inverted": lambda images: 1 - images,
+}
+
+
+def digits(task="upright", seed=0):
+    """Scikit-learn's 1,797 handwritten digits, X (n, 64) from 0 to 1 and y (n,), a quarter of them kept for testing.
+
+    ``task`` is "upright", "mirrored", "rotated" (by 90°) or "inverted" (ink and paper swapped). With one seed the same
+    images are kept for testing in every task.
+    """
+    if task not in DIGIT_TASKS:
+        raise ValueError(f"task={task!r} is unknown; choose one of {', '.join(map(repr, DIGIT_TASKS))}")
+    # Loaded here, so that importing lora_lab stays quick.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    images = DIGIT_TASKS[task](torch.tensor(bunch.images, dtype=torch.float32) / 16)
+    labels = torch.tensor(bunch.target)
+    train, test = train_test_split(range(len(labels)), test_size=0.25, stratify=bunch.target, random_state=seed)
+    X = images.reshape(-1, 64)
+    return Split(X[train], labels[train], X[test], labels[test])
+
+
+@cache
+def python_prose():
+    """English from the running Python: ``{source: text}``, the language reference's topics and every docstring."""
+    from pydoc_data.topics import topics
+
+    texts = {f"topic {name}": _printable(text) for name, text in topics.items()}
+    for name, tree in _standard_library():
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
+        texts[name] = _printable("\n\n".join(filter(None, docstrings)))
+    return {source: text for source, text in texts.items() if text}
+
+
+@cache
+def python_code():
+    """The code of the running Python's own library: ``{file: code}``, docstrings and comments dropped."""
+    code = {name: ast.unparse(_WithoutDocstrings().visit(tree)) for name, tree in _standard_library()}
+    return {name: _printable(text) for name, text in code.items() if text}
+
+
+@cache
+def unicode_names():
+    """The names of Unicode 3.2's characters, the same in every Python: ``{block: names}``, a name a line.
+
+    Without ideographs and Hangul syllables, most of the characters, whose names are a number or a spelling.
+    """
+    numbered = ("CJK ", "HANGUL SYLLABLE ")
+    texts = {}
+    for start in range(0, 0x110000, 256):
+        names = [unicodedata.ucd_3_2_0.name(chr(point), "") for point in range(start, start + 256)]
+        texts[f"U+{start:04X}"] = "".join(f"{name}\n" for name in names if name and not name.startswith(numbered))
+    return {block: names for block, names in texts.items() if names}
+
+
+# Folders of the standard library that say little for their length: tests, tables, programs of their own.
+_SKIPPED = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "site-packages", "dist-packages"}
+
+
+def _standard_library():
+    """Every module's name and syntax tree, parsed anew for each caller: ("json/decoder.py", tree), …"""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if not _SKIPPED & set(name.parts):
+            yield name.as_posix(), ast.parse(path.read_bytes())
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    def generic_visit(self, node):
+        super().generic_visit(node)
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
+            node.body = body[1:] or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+        return node
+
+
+def _is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _printable(text):
+    """Newlines and printable ASCII, nothing else."""
+    return re.sub(r"[^\n -~]", "", text.expandtabs(4))

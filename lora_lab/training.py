@@ -1,0 +1,165 @@
+"""One training loop for the whole course, and the History it returns."""
+
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional as F
+
+
+@dataclass(repr=False)
+class History:
+    """What happened in a training: one loss per epoch on the training data, and on validation data if there were any.
+
+    The training loss is an epoch's mean as its steps were taken, the validation loss is measured after the epoch.
+    ``stopped`` says why the training ended early, and is empty if it did not.
+    """
+
+    train: list[float] = field(default_factory=list)
+    val: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped: str = ""
+
+    def __repr__(self):
+        parts = [f"{len(self.train)} epochs"]
+        for name, losses in (("training", self.train), ("validation", self.val)):
+            if losses:
+                parts.append(f"{name} loss {losses[0]:.3f} → {losses[-1]:.3f}")
+        return f"History({', '.join(parts + [self.stopped] * bool(self.stopped))})"
+
+
+def set_seed(seed):
+    """Seed whatever is random from here on: new layers, the A of a new LoRA, ``torch.randn``."""
+    torch.manual_seed(seed)
+
+
+def train_model(
+    model, X, y, epochs=10, lr=0.01, *, val=None, batch_size=None, loss=None, optimizer=None, seed=0, progress=True
+):
+    """Train whatever in ``model`` requires a gradient to map X (n, …) to y (n, …); return the History.
+
+    Adam takes one step per epoch on all examples, or one per shuffled batch of ``batch_size``. The loss is the mean
+    squared error where y holds real numbers and cross-entropy where it holds class indices, unless
+    ``loss(output, y)`` is given. ``val=(X_val, y_val)`` is measured after each epoch. ``optimizer(parameters, lr=lr)``
+    makes another optimizer than Adam. Stopping the cell returns the history so far; a loss that is no longer finite
+    ends the training and says why.
+    """
+    _check_arguments(X, y, epochs, lr, batch_size)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("nothing to train: every parameter is frozen. Was the model frozen after LoRA went in?")
+    device, loss = parameters[0].device, loss or default_loss
+    X, y, shuffle = X.to(device), y.to(device), torch.Generator().manual_seed(seed)
+    stepper = (optimizer or _adam)(parameters, lr=lr)
+    history, start = History(), time.perf_counter()
+    try:
+        with _mode(model, training=True), _progress_bar(epochs, progress) as bar:
+            for _ in bar:
+                total = 0.0
+                for batch in _batches(len(X), batch_size, shuffle):
+                    total += _step(model, X[batch], y[batch], loss, stepper) * len(X[batch])
+                history.train.append(total / len(X))
+                bar.set_postfix_str(f"loss {history.train[-1]:.3g}", refresh=False)
+                if val is not None:
+                    history.val.append(evaluate(model, *val, loss=loss))
+    except KeyboardInterrupt:
+        history.stopped = f"stopped by hand in epoch {len(history.train) + 1}"
+    except FloatingPointError as error:
+        history.stopped = f"stopped in epoch {len(history.train) + 1}: {error}, {_likely_cause(X, y, history, lr)}"
+        if progress:
+            print(history.stopped)
+    finally:
+        stepper.zero_grad()
+    history.seconds = time.perf_counter() - start
+    return history
+
+
+def evaluate(model, X, y, loss=None):
+    """The model's mean loss on X (n, …) and y (n, …): a float, from evaluation mode and without gradients."""
+    device = next(model.parameters()).device
+    with torch.no_grad(), _mode(model, training=False):
+        return (loss or default_loss)(model(X.to(device)), y.to(device)).item()
+
+
+def accuracy(model, X, y):
+    """The share of examples X (n, …) whose largest output is at the right class y (n,): a float from 0 to 1."""
+    device = next(model.parameters()).device
+    with torch.no_grad(), _mode(model, training=False):
+        return (model(X.to(device)).argmax(-1) == y.to(device)).float().mean().item()
+
+
+def default_loss(output, y):
+    """Mean squared error of output and y, both (n, …), or, where y holds class indices, the mean cross-entropy.
+
+    Cross-entropy takes an output with one more dimension than y, the classes: (n, …, classes) and (n, …).
+    """
+    if not y.is_floating_point():
+        return F.cross_entropy(output.flatten(0, -2), y.flatten())
+    if output.shape != y.shape:
+        raise ValueError(
+            f"the model's output is {tuple(output.shape)} and y is {tuple(y.shape)}; reshape y, or torch would "
+            "stretch one to the other and train on nonsense"
+        )
+    return F.mse_loss(output, y)
+
+
+def _check_arguments(X, y, epochs, lr, batch_size):
+    if len(X) != len(y) or len(X) == 0:
+        raise ValueError(f"X has {len(X)} examples and y has {len(y)}; they must pair up, and there must be some")
+    if not isinstance(epochs, int) or epochs < 0:
+        raise ValueError(f"epochs={epochs!r} is not a whole number from 0 up")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr={lr!r} is not a positive number; try 0.01")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size={batch_size!r} is not a whole number from 1 up; None takes all examples at once")
+
+
+def _adam(parameters, lr):
+    # fused: one pass over the parameters, which halves the cost of a step on small models.
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+def _step(model, X, y, loss, stepper):
+    value = loss(model(X), y)
+    if not value.requires_grad:
+        raise ValueError("no trainable parameter takes part in the output; is LoRA merged, disabled or left out?")
+    number = value.item()
+    if not math.isfinite(number):
+        raise FloatingPointError(f"the loss is {number}")
+    stepper.zero_grad()
+    value.backward()
+    stepper.step()
+    return number
+
+
+def _batches(n, batch_size, shuffle):
+    if batch_size is None:
+        return [slice(None)]
+    return torch.randperm(n, generator=shuffle).split(batch_size)
+
+
+def _likely_cause(X, y, history, lr):
+    for name, tensor in (("X", X), ("y", y)):
+        if not tensor.isfinite().all():
+            return f"because {name} contains NaN or infinity"
+    if not history.train:
+        return "from the first step on, so the model's own weights are the likely cause"
+    return f"most likely because lr={lr:g} is too high: try {lr / 10:g} on a fresh model"
+
+
+def _progress_bar(epochs, progress):
+    from tqdm.auto import tqdm
+
+    return tqdm(range(epochs), desc="training", unit="epoch", leave=False, disable=not progress)
+
+
+@contextmanager
+def _mode(model, training):
+    before = model.training
+    model.train(training)
+    try:
+        yield
+    finally:
+        model.train(before)
