@@ -27,8 +27,8 @@ bench: $(READY)
 	$(BIN)/python tests/bench.py
 
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "The course needs Python 3.11 to 3.13, but $(PYTHON) is older: try  make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	    { echo "The course needs Python 3.11, 3.12 or 3.13. Name one that you have:  make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
 	@touch $(READY)

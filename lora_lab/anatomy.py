@@ -66,10 +66,8 @@ def break_even_rank(m, n):
 
 def _matrix(matrix, name):
     if not isinstance(matrix, torch.Tensor) or matrix.dim() != 2 or not matrix.is_floating_point():
-        found = (
-            f"{tuple(matrix.shape)} of {matrix.dtype}" if isinstance(matrix, torch.Tensor) else type(matrix).__name__
-        )
-        raise ValueError(f"{name} must be a floating-point matrix, a tensor with two dimensions, not {found}")
+        found = f"{matrix.dtype} {tuple(matrix.shape)}" if isinstance(matrix, torch.Tensor) else type(matrix).__name__
+        raise ValueError(f"{name} must be a matrix, a floating-point tensor with two dimensions, not {found}")
     # The decompositions need float32 at least.
     return matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
 

@@ -24,7 +24,7 @@ def create_toy_dataset(n_samples=1000, in_features=64, out_features=10, seed=0):
 
 
 class PlantedTask(NamedTuple):
-    """A pretrained layer and data whose true layer differs from it by ``delta`` (in, out), of known rank, plus noise."""
+    """A pretrained layer, and data from a layer that differs from it by ``delta`` (in, out), of known rank."""
 
     pretrained: nn.Linear
     X: torch.Tensor

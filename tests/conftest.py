@@ -1,0 +1,63 @@
+"""What the tests share: a small model, a way to make an adapter speak, and a way to see that nothing changed."""
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from lora_lab import lora_layers, set_seed
+
+# The same examples in every run, and no verdict on how long they take.
+settings.register_profile("course", deadline=None, derandomize=True)
+settings.load_profile("course")
+
+
+class SmallNet(nn.Module):
+    """An MLP with names: 12 → 16 → 16 → 6."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(12, 16)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 6)
+
+    def forward(self, x):
+        return self.head(self.act(self.fc2(self.act(self.fc1(x)))))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    set_seed(0)
+
+
+@pytest.fixture
+def net():
+    return SmallNet()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 12)
+
+
+def speak(model, size=0.3):
+    """Give every B random numbers, as training would: a new adapter adds nothing, and hides most mistakes."""
+    for layer in lora_layers(model).values():
+        nn.init.normal_(layer.lora.B, std=size)
+    return model
+
+
+def snapshot(model):
+    """All that a failed call must leave alone: the modules, every number, and what is trainable."""
+    modules = [(name, id(module)) for name, module in model.named_modules()]
+    values = [(n, id(p), p.detach().clone(), p.requires_grad) for n, p in model.named_parameters()]
+    return modules, values
+
+
+def assert_untouched(model, before):
+    modules, values = snapshot(model)
+    assert modules == before[0]
+    assert [v[:2] + v[3:] for v in values] == [v[:2] + v[3:] for v in before[1]]
+    for (name, _, now, _), (_, _, then, _) in zip(values, before[1], strict=True):
+        assert torch.equal(now, then), name

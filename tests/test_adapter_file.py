@@ -1,0 +1,246 @@
+"""Adapter files: what is written is what is read, and what is damaged or does not fit changes nothing."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import SmallNet, assert_untouched, snapshot, speak
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import torch as safetensors
+from torch import nn
+
+from lora_lab import (
+    AdapterFileError,
+    LinearWithLoRA,
+    count_parameters,
+    load_adapter,
+    lora_layers,
+    lora_state,
+    merge_lora,
+    replace_linear_with_lora,
+    save_adapter,
+    set_strength,
+)
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@pytest.fixture
+def saved(net, tmp_path):
+    """A folder with an adapter for fc1 and head of rank 3, alpha 6."""
+    model = copy.deepcopy(net)
+    replace_linear_with_lora(model, 3, 6, ["fc1", "head"])
+    return save_adapter(speak(model), tmp_path / "adapter")
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / CONFIG).read_text()) | changes
+    (folder / CONFIG).write_text(json.dumps({key: value for key, value in config.items() if value != "left out"}))
+
+
+def edit_weights(folder, edit):
+    tensors = safetensors.load_file(folder / WEIGHTS)
+    edit(tensors)
+    safetensors.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / WEIGHTS)
+
+
+def key(layer, half):
+    return f"base_model.model.{layer}.lora_{half}.weight"
+
+
+def test_what_is_saved_loads_into_the_pretrained_model_and_computes_the_same(net, x, tmp_path):
+    pretrained = copy.deepcopy(net)
+    replace_linear_with_lora(net, 4, 8)
+    save_adapter(speak(net), tmp_path)
+    assert load_adapter(pretrained, tmp_path) == ["fc1", "fc2", "head"]
+    assert torch.equal(pretrained(x), net(x))
+
+
+def test_on_disk_a_is_rank_by_in_and_b_is_out_by_rank(net, tmp_path):
+    replace_linear_with_lora(net, 4, 8, "fc1")
+    save_adapter(speak(net), tmp_path)
+    tensors, lora = safetensors.load_file(tmp_path / WEIGHTS), net.fc1.lora
+    assert torch.equal(tensors[key("fc1", "A")], lora.A.T) and lora.A.shape == (12, 4)
+    assert torch.equal(tensors[key("fc1", "B")], lora.B.T) and lora.B.shape == (4, 16)
+    assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS, CONFIG}
+
+
+def test_only_a_and_b_are_stored(net, tmp_path):
+    replace_linear_with_lora(net, 4, 8)
+    save_adapter(net, tmp_path)
+    stored = sum(tensor.numel() for tensor in safetensors.load_file(tmp_path / WEIGHTS).values())
+    assert stored == count_parameters(net).trainable
+
+
+def test_loading_replaces_the_adapter_that_was_there_merged_or_not(net, x, saved):
+    fresh = copy.deepcopy(net)
+    load_adapter(fresh, saved)
+    for merged in (False, True):
+        model = copy.deepcopy(net)
+        replace_linear_with_lora(model, 2, targets=["fc2", "head"])
+        speak(model)
+        if merged:
+            merge_lora(model)
+        load_adapter(model, saved)
+        assert list(lora_layers(model)) == ["fc1", "head"]
+        assert torch.equal(model(x), fresh(x))
+
+
+def test_the_strength_dial_is_not_saved(net, x, saved, tmp_path):
+    load_adapter(net, saved)
+    before = net(x)
+    set_strength(net, 0.5)
+    save_adapter(net, tmp_path)
+    load_adapter(net, tmp_path)
+    assert torch.equal(net(x), before)
+
+
+def test_a_loaded_adapter_can_be_trained_on(net, saved):
+    load_adapter(net, saved)
+    assert count_parameters(net).trainable == 3 * (12 + 16) + 3 * (16 + 6)
+
+
+def test_float32_adapters_load_into_a_bfloat16_model(net, saved):
+    net.bfloat16()
+    load_adapter(net, saved)
+    assert {tensor.dtype for tensor in lora_state(net).values()} == {torch.bfloat16}
+
+
+def test_a_failed_save_leaves_the_adapter_that_was_there(net, saved):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    load_adapter(net, saved)
+    with torch.no_grad():
+        net.head.lora.B[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"head.B contains NaN.*nothing was saved"):
+        save_adapter(net, saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_a_layer_alone_has_no_name_to_be_saved_under(tmp_path):
+    with pytest.raises(ValueError, match="is itself the adapted layer"):
+        save_adapter(LinearWithLoRA(nn.Linear(4, 4), 2), tmp_path)
+
+
+def transposed(tensors):
+    tensors[key("fc1", "A")] = tensors[key("fc1", "A")].T
+
+
+DAMAGE = {
+    "no config": (lambda f: (f / CONFIG).unlink(), "adapter_config.json does not exist"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "adapter_model.safetensors does not exist; is the download"),
+    "a pickle": (lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"), "a pickle, which can run code"),
+    "config cut off": (lambda f: (f / CONFIG).write_text('{"r": 3'), "is not JSON"),
+    "config deep": (lambda f: (f / CONFIG).write_text("[" * 100_000), "is not JSON"),
+    "config a list": (lambda f: (f / CONFIG).write_text("[1]"), "holds a list"),
+    "config not text": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\xfa"), "is not JSON"),
+    "weights cut off": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-7]), "is damaged"),
+    "weights empty": (lambda f: (f / WEIGHTS).write_bytes(b""), "is damaged"),
+    "another method": (lambda f: edit_config(f, peft_type="LOHA"), "'peft_type' is 'LOHA'"),
+    "no alpha": (lambda f: edit_config(f, lora_alpha="left out"), "'lora_alpha' is missing; guessing"),
+    "no rank": (lambda f: edit_config(f, r=None), "'r' is missing"),
+    "rank a text": (lambda f: edit_config(f, r="3"), "rank='3' is not a whole number"),
+    "another rank": (lambda f: edit_config(f, r=2), r"has shape \(.*3.*\), but this model and rank need \(.*2.*\)"),
+    "rank of zero": (lambda f: edit_config(f, r=0), "rank=0 does not fit"),
+    "alpha infinite": (lambda f: edit_config(f, lora_alpha=float("inf")), "alpha=inf is not a positive number"),
+    "pattern a list": (lambda f: edit_config(f, rank_pattern=[3]), r"'rank_pattern' is \[3\], not a dict"),
+    "pattern no regex": (lambda f: edit_config(f, alpha_pattern={"(": 3}), r"missing \)"),
+    "rslora a text": (lambda f: edit_config(f, use_rslora="no"), "'use_rslora' is 'no', not a bool"),
+    "targets a number": (lambda f: edit_config(f, target_modules=[1]), r"'target_modules' is \[1\], but"),
+    "a target without weights": (lambda f: edit_config(f, target_modules=["fc1", "fc2", "head"]), "'fc2'.*no weights"),
+    "weights without a target": (lambda f: edit_config(f, target_modules=["head"]), "'fc1': it is not in target_mod"),
+    "an option of tomorrow": (lambda f: edit_config(f, use_magic=0.5), "'use_magic' is 0.5, which is not honoured"),
+    "keys without prefix": (
+        lambda f: edit_weights(f, lambda t: t.update({"fc1.lora_A.weight": t.pop(key("fc1", "A"))})),
+        "'fc1.lora_A.weight' is not a key like",
+    ),
+    "another model's layer": (
+        lambda f: edit_weights(f, lambda t: t.update({key("fc7", h): t[key("fc1", h)].clone() for h in "AB"})),
+        "weights are for 'fc7'.*did you mean 'fc",
+    ),
+    "half a layer": (lambda f: edit_weights(f, lambda t: t.pop(key("head", "B"))), "lacks head.B"),
+    "a vector": (lambda f: edit_weights(f, lambda t: t.update({key("head", "B"): torch.ones(6)})), "are matrices"),
+    "transposed": (lambda f: edit_weights(f, transposed), r"fc1.A has shape \(3, 12\).*need \(12, 3\)"),
+    "NaN": (lambda f: edit_weights(f, lambda t: t[key("fc1", "A")].fill_(float("nan"))), "fc1.A contains NaN"),
+    "integers": (
+        lambda f: edit_weights(f, lambda t: t.update({key("fc1", "A"): t[key("fc1", "A")].int()})),
+        "fc1.A is of type torch.int32",
+    ),
+}
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["onto a plain model", "onto an adapted one"])
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_or_foreign_file_is_refused_with_the_reason_and_the_model_as_it_was(
+    net, saved, damage, reason, adapted
+):
+    if adapted:
+        replace_linear_with_lora(net, 2)
+        speak(net)
+    damage(saved)
+    before = snapshot(net)
+    with pytest.raises(AdapterFileError, match=reason):
+        load_adapter(net, saved)
+    assert_untouched(net, before)
+
+
+@st.composite
+def mangled(draw, content):
+    """The content of a file with bytes changed, dropped, doubled or added."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, max(len(content) - 1, 0)))
+        match draw(st.sampled_from(["flip", "truncate", "drop", "insert", "double"])):
+            case "flip" if content:
+                content[at] ^= 1 << draw(st.integers(0, 7))
+            case "truncate":
+                del content[at:]
+            case "drop":
+                del content[at : at + draw(st.integers(1, 9))]
+            case "insert":
+                content[at:at] = draw(st.binary(min_size=1, max_size=9))
+            case "double":
+                content[at:at] = content[at : at + draw(st.integers(1, 40))]
+    return bytes(content)
+
+
+ADAPTER = {}
+
+
+@settings(max_examples=600)
+@given(data=st.data())
+def test_a_mangled_file_loads_as_what_it_says_or_is_refused_with_the_model_bit_equal(data, tmp_path_factory):
+    if not ADAPTER:  # once, and the same for every example
+        model = SmallNet()
+        replace_linear_with_lora(model, 3, 6, ["fc1", "head"])
+        folder = save_adapter(speak(model), tmp_path_factory.mktemp("original"))
+        ADAPTER.update({name: (folder / name).read_bytes() for name in (WEIGHTS, CONFIG)})
+        ADAPTER["folder"] = tmp_path_factory.mktemp("mangled")
+    folder, victim = ADAPTER["folder"], data.draw(st.sampled_from([WEIGHTS, CONFIG]))
+    for name in (WEIGHTS, CONFIG):
+        (folder / name).write_bytes(ADAPTER[name])
+    (folder / victim).write_bytes(data.draw(mangled(ADAPTER[victim])))
+
+    model, x = SmallNet(), torch.randn(5, 12)
+    pretrained = copy.deepcopy(model)
+    before = snapshot(model)
+    try:
+        load_adapter(model, folder)
+    except AdapterFileError as error:
+        assert str(folder) in str(error)
+        assert_untouched(model, before)
+    else:
+        assert torch.equal(model.fc2.weight, pretrained.fc2.weight)
+        torch.testing.assert_close(model(x), _computed_by_hand(pretrained, folder, x), rtol=1e-3, atol=1e-4)
+
+
+def _computed_by_hand(model, folder, x):
+    """What PEFT's format says this folder computes: W + scale · B A, added into the plain weights."""
+    tensors = safetensors.load_file(folder / WEIGHTS)
+    config = json.loads((folder / CONFIG).read_bytes())
+    for layer in ("fc1", "head"):
+        A, B = tensors[key(layer, "A")].float(), tensors[key(layer, "B")].float()
+        scale = config["lora_alpha"] / (len(A) ** 0.5 if config.get("use_rslora") else len(A))
+        getattr(model, layer).weight.data += scale * (B @ A)
+    return model(x)

@@ -1,0 +1,102 @@
+"""The house itself: where things live, what they may import, and that everything public says what it does."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lora_lab
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "lora_lab"
+
+# Which rooms a room may import from. Nothing points upwards.
+MAY_IMPORT = {
+    "layer": set(),
+    "adapt": {"layer"},
+    "adapter_file": {"layer", "adapt"},
+    "anatomy": set(),
+    "data": set(),
+    "training": set(),
+}
+ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def test_every_room_is_on_the_plan():
+    assert set(ROOMS) == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_import_goes_upwards(room):
+    imported = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{room}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            imported |= {node.module} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.module.startswith("lora_lab"), "inside the package, imports are relative"
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("lora_lab") for alias in node.names)
+    assert imported <= MAY_IMPORT[room]
+
+
+def public_things():
+    for room in ROOMS:
+        module = importlib.import_module(f"lora_lab.{room}")
+        yield pytest.param(module, id=room)
+        for name, thing in vars(module).items():
+            if getattr(thing, "__module__", None) != module.__name__ or name.startswith("_") or not callable(thing):
+                continue
+            yield pytest.param(thing, id=f"{room}.{name}")
+            for method_name, method in vars(thing).items() if inspect.isclass(thing) else ():
+                if inspect.isfunction(method) and not method_name.startswith("_") and method_name != "extra_repr":
+                    yield pytest.param(method, id=f"{room}.{name}.{method_name}")
+
+
+@pytest.mark.parametrize("thing", public_things())
+def test_everything_public_has_a_docstring(thing):
+    assert thing.__doc__ and not thing.__doc__.startswith(f"{getattr(thing, '__name__', '')}("), thing
+
+
+# Whatever takes tensors or gives them back says of what shape.
+TENSORS = [
+    *("LoRALayer", "LoRALayer.delta", "LoRALayer.forward", "LinearWithLoRA", "LinearWithLoRA.forward", "weight_of"),
+    *("wrap_layers", "lora_state", "load_lora_state", "save_adapter"),
+    *("spectrum", "low_rank_approximation", "subspace_similarity", "amplification_factor"),
+    *("create_toy_dataset", "create_planted_task", "PlantedTask", "Split", "digits"),
+    *("train_model", "evaluate", "accuracy", "default_loss"),
+]
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_whatever_handles_tensors_states_their_shapes(name):
+    things = {param.id.split(".", 1)[-1]: param.values[0] for param in public_things()}
+    assert re.search(r"\((\w+|…|min\(m, n\)), ?[\w…]*\)", things[name].__doc__), things[name].__doc__
+
+
+def test_the_public_names_are_sorted_and_exist():
+    assert lora_lab.__all__ == sorted(lora_lab.__all__)
+    assert all(hasattr(lora_lab, name) for name in lora_lab.__all__)
+
+
+def test_importing_the_package_brings_torch_and_neither_pictures_nor_widgets():
+    heavy = ["matplotlib", "ipywidgets", "anywidget", "sklearn", "transformers", "peft", "IPython"]
+    code = f"import lora_lab, sys; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_layer_stays_short_enough_to_read_aloud():
+    lines = (PACKAGE / "layer.py").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.strip()]) <= 150
+
+
+def test_both_environment_files_install_the_same_versions():
+    """All but torch, of which conda has builds and versions of its own."""
+    pins = re.findall(r"^[\w-]+==[\w.]+$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
+    conda = re.findall(r"^ +- ([\w-]+==[\w.]+)$", (ROOT / "environment.yml").read_text(encoding="utf-8"), re.M)
+    assert conda == [pin for pin in pins if not pin.startswith("torch==")]
