@@ -1,6 +1,7 @@
 # make lab        open the course in JupyterLab
 # make test       everything that is tested
 # make notebooks  run every notebook and store its outputs, free of what changes from run to run
+# make picture    README's picture
 # make bench      what LoRA costs, ours beside PEFT's, loralib's and plain layers
 # Each prepares .venv first, once: it is made anew only when requirements.txt or pyproject.toml changes.
 
@@ -8,14 +9,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: lab test notebooks bench
+.PHONY: lab test notebooks bench picture
 
 lab: $(READY)
 	$(BIN)/jupyter lab $(firstword $(sort $(wildcard notebooks/*.ipynb)) notebooks)
 
 test: $(READY)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
 	$(BIN)/python -m pytest
 
 notebooks: $(READY)
@@ -25,6 +24,9 @@ notebooks: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench.py
+
+picture: $(READY)
+	$(BIN)/python .github/picture.py
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

@@ -6,6 +6,7 @@ thread, because two that share two cores with anything else measure the neighbou
 """
 
 import json
+import os
 import platform
 import random
 import statistics
@@ -15,6 +16,8 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+
+os.environ["KINETO_LOG_LEVEL"] = "99"  # the memory profiler talks too much
 
 import loralib
 import torch

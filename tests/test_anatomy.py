@@ -51,8 +51,9 @@ def test_random_spaces_have_little_in_common():
 def test_similarity_is_what_the_papers_formula_says():
     first, second = torch.randn(20, 5), torch.randn(20, 6)
     U, V = (torch.linalg.svd(matrix).U for matrix in (first, second))
-    by_hand = (U[:, :3].T @ V[:, :4]).norm() ** 2 / 3
-    torch.testing.assert_close(similarity(first, second)[2, 3], by_hand)
+    for i, j in ((3, 4), (5, 2)):
+        by_hand = (U[:, :i].T @ V[:, :j]).norm() ** 2 / min(i, j)
+        torch.testing.assert_close(similarity(first, second)[i - 1, j - 1], by_hand)
 
 
 def test_an_update_along_a_weak_direction_of_the_weight_amplifies_it():

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "anatomy": set(),
     "data": set(),
     "training": set(),
+    "figures": {"anatomy"},
 }
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
@@ -100,3 +101,9 @@ def test_both_environment_files_install_the_same_versions():
     pins = re.findall(r"^[\w-]+==[\w.]+$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
     conda = re.findall(r"^ +- ([\w-]+==[\w.]+)$", (ROOT / "environment.yml").read_text(encoding="utf-8"), re.M)
     assert conda == [pin for pin in pins if not pin.startswith("torch==")]
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_finds_nothing(command):
+    result = subprocess.run([sys.executable, "-m", "ruff", *command, ROOT], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
