@@ -10,10 +10,12 @@ from functools import wraps
 from pathlib import Path
 
 import matplotlib
+import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("course.mplstyle")
+PIXELS_PER_INCH = 100  # on the page; the picture itself is finer
 COLOURS = {"W": "#0072B2", "A": "#E69F00", "B": "#009E73", "ΔW": "#D55E00"}
 # Negative numbers are grey, zero is white, positive ones have the matrix's own colour.
 COLOUR_MAPS = {name: LinearSegmentedColormap.from_list(name, ["#404040", "white", c]) for name, c in COLOURS.items()}
@@ -32,11 +34,15 @@ class CourseFigure(Figure):
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        source = base64.b64encode(self.png()).decode()
-        width = round(self.get_figwidth() * 100)
-        shape = f'style="width: {width}px; max-width: 100%"'
-        picture = f'<img alt="{html.escape(self.alt)}" {shape} src="data:image/png;base64,{source}">'
-        return {"text/html": picture, "text/plain": self.alt}
+        return picture_bundle(self.png(), self.alt, round(self.get_figwidth() * PIXELS_PER_INCH))
+
+
+def picture_bundle(png, alt, width):
+    """A PNG as a notebook output: a picture of at most ``width`` pixels with alternative text."""
+    source = base64.b64encode(png).decode()
+    style = f"width: {width}px; max-width: 100%; background: white"
+    picture = f'<img alt="{html.escape(alt)}" style="{style}" src="data:image/png;base64,{source}">'
+    return {"text/html": picture, "text/plain": alt}
 
 
 def figure(alt, width=7.0, height=3.0):
@@ -100,3 +106,137 @@ def lora_picture(weight, A, B):
     draw_matrix(left, weight, "W", f"W, frozen\n{m} × {n}")
     picture.suptitle(f"{trained:,} numbers learn, {frozen:,} stay as they are", x=0.01, ha="left", weight="bold")
     return picture
+
+
+@styled
+def outer_products(terms):
+    """A matrix as the sum of its first outer products: each of ``terms`` is (m, n) and of rank 1."""
+    total = sum(terms)
+    m, n = total.shape
+    picture = figure(
+        f"{len(terms)} matrices of {m} by {n}, each a pattern of stripes, and their sum, of rank {len(terms)}.",
+        width=8,
+        height=2.6,
+    )
+    limit = total.abs().max().item()
+    panels = picture.subplots(1, len(terms) + 1)
+    for i, (axes, term) in enumerate(zip(panels, terms, strict=False), start=1):
+        draw_matrix(axes, term, "ΔW", f"σ{_subscript(i)} · u{_subscript(i)} v{_subscript(i)}ᵀ", limit)
+    draw_matrix(panels[-1], total, "ΔW", f"their sum, rank {len(terms)}", limit)
+    for sign, axes in zip(["+"] * (len(terms) - 1) + ["="], panels[1:], strict=True):
+        axes.text(-0.12, 0.5, sign, ha="center", va="center", fontsize=18, transform=axes.transAxes)
+    picture.suptitle(
+        f"{len(terms)} patterns of stripes add up to a matrix of rank {len(terms)}", x=0.01, ha="left", weight="bold"
+    )
+    return picture
+
+
+def _subscript(number):
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
+@styled
+def approximations(images, title):
+    """Grey-scale images side by side: ``{caption: (height, width)}``, all on the scale of the last."""
+    picture = figure(
+        f"{title}. Side by side: {', '.join(caption.replace(chr(10), ', ') for caption in images)}.",
+        width=9,
+        height=2.9,
+    )
+    last = list(images.values())[-1]
+    for axes, (caption, image) in zip(picture.subplots(1, len(images)), images.items(), strict=True):
+        axes.imshow(image, cmap="gray", vmin=last.min().item(), vmax=last.max().item())
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(caption, fontsize=10, fontweight="normal")
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    picture.suptitle(title, x=0.01, ha="left", weight="bold")
+    return picture
+
+
+# A second sign beside the colour, so that lines can be told apart without it.
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+
+
+@styled
+def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, width=7.0, height=3.4):
+    """Lines over one x: ``lines`` is ``{name: [y, …]}``, each as long as ``x``. Returns the figure.
+
+    ``log`` holds "x", "y" or both. ``notes`` are dashed lines across, ``{"noise floor": 0.01}``.
+    """
+    described = "; ".join(f"{name} from {ys[0]:.3g} to {ys[-1]:.3g}" for name, ys in lines.items())
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", width, height)
+    axes = picture.subplots()
+    for marker, (name, ys) in zip(MARKERS * 3, lines.items(), strict=False):
+        axes.plot(x, ys, marker=marker if markers else None, markevery=max(1, len(x) // 12), label=name)
+    for name, level in (notes or {}).items():
+        axes.axhline(level, color="#777777", linestyle=(0, (4, 3)), linewidth=1.3)
+        axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#555555")
+    if "x" in log:
+        axes.set_xscale("log", base=2 if xlabel.startswith("rank") else 10)
+        axes.xaxis.set_major_formatter("{x:g}")
+    if "y" in log:
+        axes.set_yscale("log")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title)
+    if len(lines) > 1:
+        axes.legend()
+    return picture
+
+
+def loss_curves(losses, title, notes=None, log=True):
+    """Loss over epochs: ``losses`` is ``{name: [loss, …]}``, all of one length."""
+    epochs = range(1, len(next(iter(losses.values()))) + 1)
+    return curves(
+        epochs, losses, title, "epoch", "loss", log=["y"] if log else [], notes=notes, markers=len(losses) > 1
+    )
+
+
+@styled
+def first_step(gradient_A, gradient_B):
+    """The gradients of A (in, rank) and B (rank, out) in the very first step, drawn to one scale."""
+    (m, rank), n = gradient_A.shape, gradient_B.shape[1]
+    picture = figure(
+        f"The gradient of A, {m} by {rank}, is zero everywhere: a blank matrix. "
+        f"The gradient of B, {rank} by {n}, is full of numbers.",
+        width=6,
+        height=3.2,
+    )
+    limit = max(gradient_A.abs().max().item(), gradient_B.abs().max().item())
+    tall, wide = picture.subplots(1, 2, width_ratios=[1, 2.4])
+    draw_matrix(tall, gradient_A, "A", f"gradient of A\n{m} × {rank}", limit)
+    draw_matrix(wide, gradient_B, "B", f"gradient of B\n{rank} × {n}", limit)
+    picture.suptitle("In the first step B moves and A does not", x=0.01, ha="left", weight="bold")
+    return picture
+
+
+@styled
+def heat_map(values, rows, columns, title, row_label, column_label):
+    """A table of numbers as colours, each written into its cell: ``values[i][j]`` belongs to rows[i] and columns[j]."""
+    values = torch.as_tensor(values)
+    picture = figure(
+        f"{title}. {row_label} down from {rows[0]} to {rows[-1]}, {column_label} across from {columns[0]} to "
+        f"{columns[-1]}; the smallest value is {values.min():.3g}, the largest {values.max():.3g}.",
+        width=1.6 + 0.75 * len(columns),
+        height=1.4 + 0.42 * len(rows),
+    )
+    axes = picture.subplots()
+    heat_cells(axes, values, rows, columns, row_label, column_label)
+    axes.set_title(title)
+    return picture
+
+
+def heat_cells(axes, values, rows, columns, row_label, column_label):
+    """Draw ``heat_map``'s table (rows, columns) into axes: dark is small, on a logarithmic scale."""
+    levels = values.log()
+    axes.imshow(levels, aspect="auto")
+    middle = (levels.min() + levels.max()) / 2
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            colour = "white" if levels[i, j] < middle else "black"
+            axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=10)
+    axes.set_xticks(range(len(columns)), labels=columns)
+    axes.set_yticks(range(len(rows)), labels=rows)
+    axes.set(xlabel=column_label, ylabel=row_label)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)

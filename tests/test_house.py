@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "data": set(),
     "training": set(),
     "figures": {"anatomy"},
+    "sliders": {"layer", "training", "figures"},
 }
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

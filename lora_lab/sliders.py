@@ -1,0 +1,310 @@
+"""Sliders that answer at once: ``Explorer``, and the course's explorers built on it."""
+
+import base64
+import io
+import itertools
+import json
+import zlib
+from pathlib import Path
+
+import anywidget
+import torch
+import traitlets
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from .figures import COLOURS, MARKERS, PIXELS_PER_INCH, draw_matrix, figure, heat_cells, picture_bundle, styled
+from .layer import SCALINGS, LinearWithLoRA
+from .training import evaluate, set_seed, train_model
+
+HERE = Path(__file__).parent
+
+
+class Explorer(anywidget.AnyWidget):
+    """A figure with sliders under it: ``Explorer(figure, update, alt, rank=range(1, 65), alpha=[1, 2, 4, 8])``.
+
+    ``update(rank=…, alpha=…)`` moves the figure's artists and returns those it moved, as matplotlib's own animations
+    ask; always the same ones. ``alt(rank=…, alpha=…)`` describes in words what is then to be seen. Only the moved
+    artists are drawn again, on one canvas that is kept. ``start={"rank": 8}`` says where the sliders stand at first,
+    ``labels={"lr": "learning rate"}`` what they are called.
+    """
+
+    _esm = HERE / "explorer.js"
+    _css = HERE / "explorer.css"
+    sliders = traitlets.List().tag(sync=True)
+    position = traitlets.List(traitlets.Int()).tag(sync=True)
+    frames = traitlets.Dict().tag(sync=True)
+    width = traitlets.Int().tag(sync=True)
+
+    def __init__(self, figure, update, alt, start=None, labels=None, **choices):
+        self._choices = {name: list(options) for name, options in choices.items()}
+        position = _start(self._choices, start or {})
+        self._update, self._alt = update, alt
+        self._canvas = _Canvas(figure, update(**_at(self._choices, position)))
+        labels = labels or {}
+        super().__init__(
+            sliders=[
+                {"name": name, "label": labels.get(name, name), "options": [_text(option) for option in options]}
+                for name, options in self._choices.items()
+            ],
+            position=position,
+            frames={_key(position): self._frame(position)},
+            width=round(figure.get_figwidth() * PIXELS_PER_INCH),
+        )
+        self.on_msg(self._answer)
+
+    @property
+    def values(self):
+        """Where the sliders stand now: ``{"rank": 8, "alpha": 16}``."""
+        return _at(self._choices, self.position)
+
+    def with_all_frames(self):
+        """The same sliders with every picture carried along, which need no kernel: for a website or exported HTML."""
+        positions = itertools.product(*(range(len(options)) for options in self._choices.values()))
+        return _Carried(self, {_key(position): self._frame(position) for position in positions})
+
+    def _frame(self, position):
+        values = _at(self._choices, position)
+        self._update(**values)
+        return {"png": self._canvas.png(), "alt": self._alt(**values)}
+
+    def _answer(self, _, question, buffers):
+        key = _key(question["ask"])
+        try:
+            frame = self._frame(question["ask"])
+        except Exception as error:  # the learner sees it under the picture, and the slider goes on working
+            self.send({"key": key, "error": f"{type(error).__name__}: {error}"})
+        else:
+            self.send({"key": key, "alt": frame["alt"]}, buffers=[frame["png"]])
+
+    def _repr_mimebundle_(self, **kwargs):
+        bundle, metadata = super()._repr_mimebundle_(**kwargs)
+        frame = self._frame(self.position)
+        return bundle | picture_bundle(frame["png"], frame["alt"], self.width), metadata
+
+
+class _Canvas:
+    """One persistent canvas: what stands still is drawn once, what moves is drawn onto a copy of that."""
+
+    def __init__(self, figure, moving):
+        self.moving = sorted(moving, key=lambda artist: artist.get_zorder())
+        for artist in self.moving:
+            artist.set_animated(True)
+        self.canvas = FigureCanvasAgg(figure)
+        self.canvas.draw()
+        figure.set_layout_engine("none")  # the layout stays as it was found
+        self.background = self.canvas.copy_from_bbox(figure.bbox)
+
+    def png(self):
+        """The figure as it is now, as the bytes of a PNG."""
+        self.canvas.restore_region(self.background)
+        for artist in self.moving:
+            self.canvas.figure.draw_artist(artist)
+        buffer = io.BytesIO()
+        drawn = Image.frombuffer("RGBA", self.canvas.get_width_height(), self.canvas.buffer_rgba())
+        drawn.convert("RGB").save(buffer, "png", compress_level=1)
+        return buffer.getvalue()
+
+
+class _Carried:
+    """An explorer that carries all its pictures and its own script: HTML that stands alone."""
+
+    def __init__(self, explorer, frames):
+        self.explorer, self.frames = explorer, frames
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        explorer = self.explorer
+        first = self.frames[_key(explorer.position)]
+        bundle = picture_bundle(first["png"], first["alt"], explorer.width)
+        return bundle | {"text/html": self.html(bundle["text/html"])}
+
+    def html(self, fallback=""):
+        """The sliders as a piece of a page, ``fallback`` shown where scripts don't run."""
+        explorer = self.explorer
+        state = {
+            "sliders": explorer.sliders,
+            "position": explorer.position,
+            "width": explorer.width,
+            "frames": {key: frame | {"png": _address(frame["png"])} for key, frame in self.frames.items()},
+        }
+        script = (HERE / "explorer.js").read_text(encoding="utf-8").replace("export default", "const explorer =")
+        style = (HERE / "explorer.css").read_text(encoding="utf-8")
+        state = json.dumps(state).replace("<", "\\u003c")  # no text of ours may end the script
+        place = f"lora-explorer-{zlib.crc32(state.encode()):08x}"
+        return f"""<div id="{place}">{fallback}</div><style>{style}</style><script>{{
+const state = {state};
+const model = {{ get: (name) => state[name], set() {{}}, save_changes() {{}}, send() {{}}, on() {{}}, off() {{}} }};
+{script}
+explorer.render({{ model, el: document.getElementById("{place}") }});
+}}</script>"""
+
+
+def _start(choices, start):
+    """The index of each slider's first option; ValueError for a slider or a start that is not among the choices."""
+    for name, options in choices.items():
+        if not options:
+            raise ValueError(f"the slider {name!r} has no options; give it a range or a list")
+    for name, value in start.items():
+        if name not in choices:
+            raise ValueError(f"start names {name!r}, but the sliders are {', '.join(map(repr, choices))}")
+        if value not in choices[name]:
+            raise ValueError(f"{name} can't start at {value!r}; its options are {choices[name]}")
+    return [options.index(start[name]) if name in start else 0 for name, options in choices.items()]
+
+
+def _at(choices, position):
+    return {name: options[i] for (name, options), i in zip(choices.items(), position, strict=True)}
+
+
+def _key(position):
+    return ",".join(map(str, position))
+
+
+def _text(option):
+    return f"{option:g}" if isinstance(option, float) else str(option)
+
+
+def _address(png):
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+@styled
+def rank_explorer(images):
+    """One rank for several matrices at once: ``{name: (m, n)}``. How well does a rank-r version show each?"""
+    factors = {name: torch.linalg.svd(image.float(), full_matrices=False) for name, image in images.items()}
+    smallest = min(min(image.shape) for image in images.values())
+    picture = figure("", width=10, height=3.1)
+    *panels, chart = picture.subplots(1, len(images) + 1, width_ratios=[1] * len(images) + [1.35])
+    moving, errors = {}, {}
+    for axes, marker, (name, image) in zip(panels, MARKERS, images.items(), strict=False):
+        shown = axes.imshow(image, cmap="gray", vmin=image.quantile(0.01).item(), vmax=image.quantile(0.99).item())
+        axes.set(xticks=[], yticks=[], title=name)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        squares = factors[name].S.square()
+        errors[name] = 100 * (1 - squares.cumsum(0) / squares.sum()).clamp(min=0).sqrt()
+        (line,) = chart.plot(range(1, smallest + 1), errors[name][:smallest], label=name)
+        (dot,) = chart.plot([1], [0], marker=marker, markersize=9, color=line.get_color(), linestyle="none")
+        moving[name] = shown, dot, axes.text(0.5, -0.08, "", ha="center", va="top", transform=axes.transAxes)
+    chart.set(xlabel="rank", ylabel="error left, %", ylim=(0, 105), title="What is left out")
+    chart.legend()
+
+    def update(rank):
+        for name, (shown, dot, caption) in moving.items():
+            U, S, Vh = factors[name]
+            shown.set_data((U[:, :rank] * S[:rank]) @ Vh[:rank])
+            error = errors[name][rank - 1].item()
+            dot.set_data([rank], [error])
+            caption.set_text(f"rank {rank}: error {error:.0f} %")
+        return [artist for artists in moving.values() for artist in artists]
+
+    def alt(rank):
+        return f"At rank {rank} the error left is " + ", ".join(
+            f"{errors[name][rank - 1]:.0f} percent for the {name}" for name in images
+        )
+
+    return Explorer(picture, update, alt, rank=range(1, smallest + 1), start={"rank": 4})
+
+
+@styled
+def training_explorer(task, steps=100):
+    """Train under your finger: every position trains a LoRA from scratch on a planted task and draws what came out."""
+    rank_limit = min(task.delta.shape)
+    picture = figure("", width=9, height=3.3)
+    chart, learned, planted = picture.subplots(1, 3, width_ratios=[2.6, 1, 1])
+    (line,) = chart.plot(range(1, steps + 1), [1.0] * steps, color=COLOURS["W"])
+    floor = evaluate(task.pretrained, task.X, task.y - task.X @ task.delta)
+    chart.axhline(floor, color="#777777", linestyle=(0, (4, 3)), linewidth=1.3)
+    chart.text(1, floor * 0.92, "noise floor", va="top", color="#555555")
+    chart.set(xlabel="training step", ylabel="loss", yscale="log", ylim=(0.005, 20), xlim=(0, steps))
+    caption = chart.text(0.98, 0.95, "", ha="right", va="top", fontsize=12, weight="bold", transform=chart.transAxes)
+    limit = task.delta.abs().quantile(0.98).item()
+    image = draw_matrix(learned, task.delta, "ΔW", "ΔW learned", limit)
+    draw_matrix(planted, task.delta, "ΔW", "ΔW planted", limit)
+
+    def update(rank, alpha, lr):
+        set_seed(0)
+        layer = LinearWithLoRA(task.pretrained, rank, alpha)
+        losses = train_model(layer, task.X, task.y, epochs=steps, lr=lr, progress=False).train
+        line.set_data(range(1, len(losses) + 1), losses)
+        image.set_data(layer.lora.delta().detach())
+        caption.set_text(f"loss after {steps} steps: {losses[-1]:.3f}" if len(losses) == steps else "it diverged")
+        return [line, image, caption]
+
+    def alt(rank, alpha, lr):
+        return f"A LoRA of rank {rank}, alpha {alpha}, trained at learning rate {lr:g}: {caption.get_text()}."
+
+    return Explorer(
+        picture,
+        update,
+        alt,
+        rank=range(1, rank_limit + 1),
+        alpha=[1, 2, 4, 8, 16, 32],
+        lr=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3],
+        start={"rank": 1, "alpha": 4, "lr": 0.03},
+        labels={"lr": "learning rate"},
+    )
+
+
+@styled
+def scaling_explorer(ranks=(1, 2, 4, 8, 16, 32, 64, 128, 256)):
+    """The three conventions for the scale s, side by side: what each makes of alpha when the rank changes."""
+    picture = figure("", width=8, height=3.4)
+    chart = picture.subplots()
+    moving = {}
+    for marker, convention in zip(MARKERS, SCALINGS, strict=False):
+        (line,) = chart.plot(ranks, [1.0] * len(ranks), label=convention)
+        (dot,) = chart.plot([1], [1], marker=marker, markersize=10, color=line.get_color(), linestyle="none")
+        moving[convention] = line, dot
+    chart.set(xscale="log", yscale="log", xlabel="rank", ylabel="scale s", ylim=(1 / 400, 100))
+    chart.set_xscale("log", base=2)
+    chart.xaxis.set_major_formatter("{x:g}")
+    chart.legend(loc="lower left", title="s =")
+    caption = chart.set_title("x")
+
+    def scales(rank, alpha):
+        return {name: scale(alpha, rank) for name, scale in SCALINGS.items()}
+
+    def update(rank, alpha):
+        for convention, (line, dot) in moving.items():
+            line.set_ydata([SCALINGS[convention](alpha, r) for r in ranks])
+            dot.set_data([rank], [SCALINGS[convention](alpha, rank)])
+        caption.set_text("      ".join(f"{name} = {scale:.3g}" for name, scale in scales(rank, alpha).items()))
+        return [caption, *(artist for artists in moving.values() for artist in artists)]
+
+    def alt(rank, alpha):
+        said = ", ".join(f"{name} gives {scale:.3g}" for name, scale in scales(rank, alpha).items())
+        return f"The scale s at rank {rank} and alpha {alpha}: {said}."
+
+    return Explorer(picture, update, alt, rank=ranks, alpha=[1, 2, 4, 8, 16, 32, 64], start={"rank": 8, "alpha": 16})
+
+
+@styled
+def grid_explorer(runs, floor=None):
+    """A grid of finished trainings: ``{(rank, alpha): [loss, …]}``. The sliders pick a cell and show its loss curve."""
+    ranks, alphas = (sorted({key[i] for key in runs}) for i in (0, 1))
+    picture = figure("", width=9, height=3.6)
+    table, chart = picture.subplots(1, 2)
+    final = torch.tensor([[runs[rank, alpha][-1] for alpha in alphas] for rank in ranks])
+    heat_cells(table, final, ranks, alphas, "rank", "alpha")
+    table.set_title("Loss at the end")
+    (frame,) = table.plot([0], [0], marker="s", markersize=34, fillstyle="none", color=COLOURS["ΔW"], markeredgewidth=3)
+    highest = max(max(losses) for losses in runs.values())
+    (line,) = chart.plot([1], [1], color=COLOURS["ΔW"])
+    chart.set(xlabel="training step", ylabel="loss", yscale="log", ylim=(final.min().item() / 2, highest * 1.2))
+    chart.set_xlim(0, max(map(len, runs.values())))
+    if floor:
+        chart.axhline(floor, color="#777777", linestyle=(0, (4, 3)), linewidth=1.3)
+    caption = chart.text(0.98, 0.95, "", ha="right", va="top", fontsize=12, weight="bold", transform=chart.transAxes)
+
+    def update(rank, alpha):
+        losses = runs[rank, alpha]
+        frame.set_data([alphas.index(alpha)], [ranks.index(rank)])
+        line.set_data(range(1, len(losses) + 1), losses)
+        caption.set_text(f"rank {rank}, alpha {alpha}: {losses[-1]:.2f}")
+        return [frame, line, caption]
+
+    def alt(rank, alpha):
+        return f"With rank {rank} and alpha {alpha} the loss ends at {runs[rank, alpha][-1]:.2f}."
+
+    return Explorer(picture, update, alt, rank=ranks, alpha=alphas)
