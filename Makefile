@@ -18,9 +18,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 notebooks: $(READY)
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
-	$(BIN)/nbstripout --keep-output --keep-count --keep-id \
-	    --extra-keys "metadata.widgets metadata.language_info metadata.kernelspec cell.metadata.execution" notebooks/*.ipynb
+	$(BIN)/python tests/run_notebooks.py notebooks/*.ipynb
 
 bench: $(READY)
 	$(BIN)/python tests/bench.py

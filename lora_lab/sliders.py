@@ -207,9 +207,8 @@ def rank_explorer(images):
 
 
 @styled
-def training_explorer(task, steps=100):
+def training_explorer(task, ranks=None, steps=100):
     """Train under your finger: every position trains a LoRA from scratch on a planted task and draws what came out."""
-    rank_limit = min(task.delta.shape)
     picture = figure("", width=9, height=3.3)
     chart, learned, planted = picture.subplots(1, 3, width_ratios=[2.6, 1, 1])
     (line,) = chart.plot(range(1, steps + 1), [1.0] * steps, color=COLOURS["W"])
@@ -228,7 +227,7 @@ def training_explorer(task, steps=100):
         losses = train_model(layer, task.X, task.y, epochs=steps, lr=lr, progress=False).train
         line.set_data(range(1, len(losses) + 1), losses)
         image.set_data(layer.lora.delta().detach())
-        caption.set_text(f"loss after {steps} steps: {losses[-1]:.3f}" if len(losses) == steps else "it diverged")
+        caption.set_text(f"loss after {steps} steps: {losses[-1]:.2f}" if len(losses) == steps else "it diverged")
         return [line, image, caption]
 
     def alt(rank, alpha, lr):
@@ -238,7 +237,7 @@ def training_explorer(task, steps=100):
         picture,
         update,
         alt,
-        rank=range(1, rank_limit + 1),
+        rank=ranks or range(1, min(task.delta.shape) + 1),
         alpha=[1, 2, 4, 8, 16, 32],
         lr=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3],
         start={"rank": 1, "alpha": 4, "lr": 0.03},

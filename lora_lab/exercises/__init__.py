@@ -1,0 +1,1 @@
+"""The course's exercises: the engine in ``engine``, and one module of exercises for each notebook."""

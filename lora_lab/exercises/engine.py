@@ -1,0 +1,209 @@
+"""The engine: an ``Exercise`` checks an answer by what it computes, and says in one sentence what is wrong with it.
+
+It never raises: a learner's mistake ends in a sentence, not in a traceback.
+"""
+
+import copy
+import dis
+import html
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+COLOURS = {"✓": "#009E73", "✗": "#D55E00", "…": "#767676", "?": "#0072B2"}
+
+
+@dataclass
+class Card:
+    """What the learner gets back: a sign, a headline, a sentence. Readable without colour."""
+
+    sign: str
+    headline: str
+    text: str = ""
+    code: str = ""
+
+    def __repr__(self):
+        lines = [f"{self.sign} {self.headline}", self.text, self.code]
+        return "\n".join(line for line in lines if line)
+
+    def _repr_html_(self):
+        edge = f"border-left: 6px solid {COLOURS[self.sign]}; padding: 0.4em 1em; margin: 0.3em 0; max-width: 46em"
+        code = f"<pre>{html.escape(self.code)}</pre>" if self.code else ""
+        text = f"<div>{html.escape(self.text)}</div>" if self.text else ""
+        return f'<div style="{edge}"><b>{self.sign} {html.escape(self.headline)}</b>{text}{code}</div>'
+
+
+@dataclass
+class Exercise:
+    """A question with its reference answer, hints from gentle to plain, and the wrong answers that people really give.
+
+    ``reference`` is a function, compared on ``cases`` (tuples of arguments), or else a plain value. ``misconceptions``
+    pairs a wrong answer of the same kind with the sentence that puts it right. ``observe(answer, *case)`` says what to
+    compare, where that is not simply what the answer returns.
+    """
+
+    title: str
+    reference: object
+    hints: list[str]
+    misconceptions: list[tuple[object, str]]
+    cases: list[tuple] = field(default_factory=lambda: [()])
+    observe: Callable = lambda answer, *case: answer(*case)
+    praise: str = "Correct."
+
+    def check(self, answer):
+        """A card that says: not attempted yet, correct, or what is wrong."""
+        try:
+            if answer is ... or (callable(answer) and _is_stub(answer)):
+                return Card("…", "Not attempted yet", "Replace the ... with your answer and run the cell again.")
+            if callable(self.reference) != callable(answer):
+                wanted = "a function" if callable(self.reference) else "a value"
+                return Card("✗", "Not yet", f"This exercise asks for {wanted}, and the answer is {_describe(answer)}.")
+            return self._compare(answer)
+        except Exception as error:  # an answer may be any object at all
+            return Card("✗", "Not yet", f"The answer could not be compared: {type(error).__name__}: {error}")
+
+    def hint(self, number=1):
+        """A card with one hint: 1 is the gentlest, the last is plain."""
+        if number not in range(1, len(self.hints) + 1):
+            return Card("?", f"There are {len(self.hints)} hints", f"Ask for hint(1) to hint({len(self.hints)}).")
+        return Card("?", f"Hint {number} of {len(self.hints)}", self.hints[number - 1])
+
+    def solution(self):
+        """A card with the reference answer."""
+        return Card("?", "One solution", code=self.source())
+
+    def source(self):
+        """The reference answer as the learner would type it."""
+        if callable(self.reference):
+            return textwrap.dedent(inspect.getsource(self.reference)).rstrip()
+        return repr(self.reference)
+
+    def _compare(self, answer):
+        expected = self._results(self.reference)
+        actual = self._results(answer)
+        if all(_same(a, e) for a, e in zip(actual, expected, strict=True)):
+            return Card("✓", "Correct", self.praise)
+        for wrong, sentence in self.misconceptions:
+            if all(_same(a, w) for a, w in zip(actual, self._results(wrong), strict=True)):
+                return Card("✗", "Not yet", sentence)
+        for case, a, e in zip(self._inputs(), actual, expected, strict=True):
+            if not _same(a, e):
+                given = f"For {', '.join(map(_short, case))}: " if case and callable(self.reference) else ""
+                return Card("✗", "Not yet", given + difference(a, e))
+        raise AssertionError("unreachable: something differs")
+
+    def _results(self, answer):
+        if not callable(self.reference):
+            return [answer]
+        results = []
+        for case in self.cases:
+            torch.manual_seed(0)
+            arguments = copy.deepcopy(case)
+            try:
+                results.append(self.observe(answer, *arguments))
+            except Exception as error:  # the answer's own mistake: it is part of what is compared
+                results.append(_Raised(f"{type(error).__name__}: {error}"))
+        return results
+
+    def _inputs(self):
+        return self.cases if callable(self.reference) else [()]
+
+
+@dataclass
+class _Raised:
+    """Stands for the result of an answer that raised. Two answers that raise are not thereby the same mistake."""
+
+    message: str
+
+
+def difference(actual, expected):
+    """One sentence on how a result differs from the expected one: kind, shape, dtype, gradient, sign, scale, value."""
+    if isinstance(actual, _Raised):
+        return f"it raises {actual.message}"
+    if actual is None:
+        return "it returns nothing; is the return missing?"
+    if isinstance(expected, (tuple, list)):
+        if not isinstance(actual, (tuple, list)) or len(actual) != len(expected):
+            return f"it gives {_describe(actual)}, but {len(expected)} things are asked for"
+        i = next(i for i, (a, e) in enumerate(zip(actual, expected, strict=True)) if not _same(a, e))
+        return f"of the {len(expected)} results, number {i + 1} is off: {difference(actual[i], expected[i])}"
+    a, e = _tensor(actual), _tensor(expected)
+    if a is None or e is None:
+        return f"it gives {_describe(actual)}, but {_describe(expected)} is right"
+    if a.shape != e.shape:
+        turned = " Is it transposed?" if a.shape == e.T.shape and a.dim() == 2 else ""
+        return f"the result has shape {tuple(a.shape)}, but {tuple(e.shape)} is right.{turned}"
+    if isinstance(actual, torch.Tensor) and isinstance(expected, torch.Tensor):
+        if actual.dtype != expected.dtype:
+            return f"the result is of type {actual.dtype}, but {expected.dtype} is right"
+        if torch.allclose(a, e) and actual.requires_grad != expected.requires_grad:
+            missing = "carries no gradient, so nothing could learn from it" if expected.requires_grad else ""
+            return f"the numbers are right, but the result {missing or 'still requires a gradient'}"
+    if torch.allclose(a, -e, rtol=1e-4, atol=1e-6):
+        return "the sign is reversed, everything else is right"
+    ratio = (a * e).sum() / (e * e).sum()
+    if e.any() and torch.allclose(a, ratio * e, rtol=1e-3, atol=1e-6):
+        return (
+            f"everything is {ratio:.4g} times too large"
+            if ratio > 1
+            else f"everything is {1 / ratio:.4g} times too small"
+        )
+    if a.numel() == 1:
+        return f"it gives {a.item():.6g}, but {e.item():.6g} is right"
+    return f"{int((~torch.isclose(a, e, rtol=1e-4, atol=1e-6)).sum())} of {e.numel()} numbers are off"
+
+
+def _same(actual, expected):
+    if isinstance(actual, _Raised) or isinstance(expected, _Raised):
+        return False
+    if isinstance(expected, (tuple, list)):
+        alike = isinstance(actual, (tuple, list)) and len(actual) == len(expected)
+        return alike and all(_same(a, e) for a, e in zip(actual, expected, strict=True))
+    a, e = _tensor(actual), _tensor(expected)
+    if a is None or e is None:
+        return type(actual) is type(expected) and actual == expected
+    if (
+        isinstance(actual, torch.Tensor)
+        and isinstance(expected, torch.Tensor)
+        and (actual.requires_grad != expected.requires_grad or actual.dtype != expected.dtype)
+    ):
+        return False
+    return a.shape == e.shape and torch.allclose(a, e, rtol=1e-4, atol=1e-6)
+
+
+def _tensor(value):
+    """Numbers and tensors as one kind, to be compared; None for anything else."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().double()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return torch.tensor(value, dtype=torch.float64)
+    return None
+
+
+def _is_stub(function):
+    """Whether a function's body is still ``...``, whatever its docstring."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("RESUME", "NOP")]
+    idle = ("LOAD_CONST", "RETURN_CONST", "RETURN_VALUE")
+    return all(step.opname in idle and step.argval in (None, ...) for step in steps)
+
+
+def _describe(value):
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "a function" if callable(value) else f"{_short(value)}"
+
+
+def _short(value):
+    if isinstance(value, torch.Tensor) and value.numel() > 1:
+        return f"a {' × '.join(map(str, value.shape))} tensor"
+    try:
+        text = repr(value.item() if isinstance(value, torch.Tensor) else value)
+    except Exception:  # an object that can't even be printed
+        text = ""
+    return text if 0 < len(text) <= 40 else f"an object of type {type(value).__name__}"

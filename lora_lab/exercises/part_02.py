@@ -1,0 +1,185 @@
+"""The exercises of notebook 02."""
+
+import math
+
+import torch
+from torch import nn
+
+from .engine import Exercise
+
+
+def lora_forward(x, W, b, A, B, scale):
+    return x @ W.T + b + scale * (x @ A @ B)
+
+
+def _layer_case(rows, m, n, rank, scale):
+    random = torch.Generator().manual_seed(rows)
+    shapes = ((rows, m), (n, m), (n,), (m, rank), (rank, n))
+    return (*(torch.randn(*shape, generator=random) for shape in shapes), scale)
+
+
+lora_forward = Exercise(
+    title="The forward pass",
+    reference=lora_forward,
+    cases=[_layer_case(5, 6, 4, 2, 2.0), _layer_case(3, 4, 4, 1, 0.5)],
+    hints=[
+        "Two paths run side by side from x and are added at the end.",
+        "The frozen path is a linear layer's: x @ W.T + b. The other goes through A first, then through B.",
+        "x @ W.T + b + scale * (x @ A @ B)",
+    ],
+    misconceptions=[
+        (
+            lambda x, W, b, A, B, s: x @ W.T + b + x @ A @ B,
+            "The scale is missing: it multiplies the path through A and B.",
+        ),
+        (
+            lambda x, W, b, A, B, s: s * (x @ W.T + b + x @ A @ B),
+            "The scale belongs to the path through A and B alone; the frozen layer stays as it was.",
+        ),
+        (
+            lambda x, W, b, A, B, s: x @ W.T + s * (x @ A @ B),
+            "The bias b is missing. It is frozen, but it still takes part.",
+        ),
+        (
+            lambda x, W, b, A, B, s: x @ W.T + b + s * s * (x @ A @ B),
+            "The scale counts twice. Apply it once, to x @ A or to the product.",
+        ),
+        (lambda x, W, b, A, B, s: s * (x @ A @ B), "That is the update alone. Add what the frozen layer computes."),
+        (
+            lambda x, W, b, A, B, s: x @ W.T + b,
+            "That is the frozen layer alone. Add scale times the path through A and B.",
+        ),
+        (lambda x, W, b, A, B, s: x @ W.T + b - s * (x @ A @ B), "The update is added, not subtracted."),
+        (
+            lambda x, W, b, A, B, s: x @ W.T + b + (x @ A @ B) / s,
+            "The update is multiplied by the scale, not divided. Alpha was divided by the rank already.",
+        ),
+    ],
+    praise="Correct, and left to right: A @ B itself is never built.",
+)
+
+
+def freeze(linear):
+    linear.weight.requires_grad = False
+    linear.bias.requires_grad = False
+
+
+def _freeze_weight(linear):
+    linear.weight.requires_grad = False
+
+
+def _freeze_data(linear):
+    linear.weight.data.requires_grad = False
+    linear.bias.data.requires_grad = False
+
+
+def _freeze_all_wrong_way(linear):
+    linear.weight.requires_grad = False
+    linear.bias.requires_grad = False
+    linear.weight.data.zero_()
+
+
+def _observe_freezing(answer, seed):
+    torch.manual_seed(seed)
+    linear = nn.Linear(6, 4)
+    before = linear.weight.detach().clone()
+    result = answer(linear)
+    if isinstance(result, nn.Linear):
+        linear = result
+    trainable = [name for name, parameter in linear.named_parameters() if parameter.requires_grad]
+    return trainable, torch.equal(linear.weight, before)
+
+
+freeze = Exercise(
+    title="Freeze the layer",
+    reference=freeze,
+    cases=[(0,)],
+    observe=_observe_freezing,
+    hints=[
+        "Every parameter of a torch layer carries a switch that says whether it takes a gradient.",
+        "The switch is requires_grad. How many parameters has a linear layer?",
+        "linear.requires_grad_(False) turns off all of them, the bias too.",
+    ],
+    misconceptions=[
+        (
+            _freeze_weight,
+            "The weight is frozen and the bias is not: linear.bias still takes a gradient. It is the notes' own mistake.",
+        ),
+        (
+            _freeze_data,
+            "Nothing is frozen: .data is another tensor each time, and its switch is thrown away. Set it on the parameter itself.",
+        ),
+        (
+            lambda linear: linear.bias.requires_grad_(False),
+            "The bias is frozen and the weight, the part that matters most, is not.",
+        ),
+        (
+            _freeze_all_wrong_way,
+            "Frozen, but no longer what was pretrained: the weight was changed. Freezing keeps every number.",
+        ),
+    ],
+    praise="Correct: weight and bias keep their numbers and take no gradient.",
+)
+
+
+def new_A_and_B(in_features, out_features, rank):
+    bound = 1 / math.sqrt(in_features)
+    A = torch.empty(in_features, rank).uniform_(-bound, bound)
+    B = torch.zeros(rank, out_features)
+    return A, B
+
+
+def _observe_start(answer, m, n, rank):
+    A, B = (torch.as_tensor(half).detach() for half in answer(m, n, rank))
+    largest = A.abs().max().item()
+    bounds = {"within 1/√in": 1 / math.sqrt(m), "within 1/√rank": 1 / math.sqrt(rank), "beyond": math.inf}
+    size = next(name for name, bound in bounds.items() if largest <= bound)
+    return str(tuple(A.shape)), str(tuple(B.shape)), bool(A.any()), bool(B.any()), size
+
+
+def _start(A, B):
+    return lambda m, n, r: (A(m, r), B(r, n))
+
+
+def _uniform(m, r):
+    return torch.rand(m, r) / math.sqrt(m)
+
+
+new_A_and_B = Exercise(
+    title="Where A and B start",
+    reference=new_A_and_B,
+    cases=[(64, 10, 4), (400, 30, 8)],
+    observe=_observe_start,
+    hints=[
+        "Before the first step the adapted layer must compute exactly what the pretrained layer does.",
+        "For that one of the two must be zero. If both are, neither ever receives a gradient.",
+        "A uniform in ±1/√in_features, of shape (in_features, rank); B zero, of shape (rank, out_features).",
+    ],
+    misconceptions=[
+        (
+            _start(torch.zeros, torch.zeros),
+            "With both at zero neither receives a gradient: nothing is ever learned. One of them must be random.",
+        ),
+        (
+            _start(_uniform, torch.randn),
+            "With both random the adapter changes the model before the first step: it wrecks what was pretrained.",
+        ),
+        (
+            _start(torch.zeros, torch.randn),
+            "That would train, too, but the other way round is the convention: random A, zero B. PEFT's files assume nothing, your readers do.",
+        ),
+        (
+            _start(torch.randn, torch.zeros),
+            "A is too large: with in_features inputs, numbers of size 1 make x @ A of size √in_features. Stay within ±1/√in_features.",
+        ),
+        (
+            _start(lambda m, r: (2 * torch.rand(m, r) - 1) / math.sqrt(r), torch.zeros),
+            "The bound is 1/√rank here. On an (in, rank) tensor torch's Kaiming helper reads the rank as the number of inputs; it is in_features.",
+        ),
+        (
+            _start(lambda m, r: _uniform(m, r).T, lambda r, n: torch.zeros(n, r)),
+            "These are PEFT's orientations, (rank, in) and (out, rank). In this course A is (in, rank) and B (rank, out).",
+        ),
+    ],
+    praise="Correct: B at zero keeps the model as it was, A at random lets B learn in the first step.",
+)

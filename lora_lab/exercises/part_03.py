@@ -1,0 +1,104 @@
+"""The exercises of notebook 03."""
+
+import torch
+
+from ..layer import LinearWithLoRA
+from .engine import Exercise
+
+
+def trainable(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _observe_trainable(answer):
+    model = torch.nn.Sequential(LinearWithLoRA(torch.nn.Linear(6, 4), 2), torch.nn.ReLU())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    result = list(answer(model))
+    if any(isinstance(item, (str, tuple)) for item in result):
+        return "names"
+    return sorted(names[id(parameter)] for parameter in result)
+
+
+trainable = Exercise(
+    title="What the optimizer gets",
+    reference=trainable,
+    observe=_observe_trainable,
+    hints=[
+        "model.parameters() runs over all of them, frozen ones too. Keep some.",
+        "Which ones may change says each parameter's requires_grad.",
+        "[parameter for parameter in model.parameters() if parameter.requires_grad]",
+    ],
+    misconceptions=[
+        (
+            lambda model: model.parameters(),
+            "That hands over the frozen parameters, too. It trains the same, since they get no gradient, but the optimizer should hold only what learns.",
+        ),
+        (
+            lambda model: [p for p in model.parameters() if not p.requires_grad],
+            "That is the other half: the frozen parameters.",
+        ),
+        (
+            lambda model: [p for n, p in model.named_parameters() if n.endswith("A")],
+            "A alone: B would stay zero for ever, and the adapter with it.",
+        ),
+        (
+            lambda model: [p for n, p in model.named_parameters() if n.endswith("B")],
+            "B alone does learn something, in a random subspace that A fixes for good. LoRA trains both.",
+        ),
+        (
+            lambda model: [n for n, p in model.named_parameters() if p.requires_grad],
+            "Those are names. An optimizer takes the parameters themselves.",
+        ),
+        (
+            lambda model: [p for p in model.parameters() if p.grad is not None],
+            "Before the first backward pass no parameter has a gradient, so this list is empty. Ask requires_grad.",
+        ),
+    ],
+    praise="Correct: two tensors for each adapted layer, and nothing else.",
+)
+
+
+def noise_floor(y):
+    return ((y - y.mean(dim=0)) ** 2).mean()
+
+
+def _noise(n, size, shift):
+    return (shift + size * torch.randn(n, 3, generator=torch.Generator().manual_seed(n)),)
+
+
+noise_floor = Exercise(
+    title="The loss of knowing nothing",
+    reference=noise_floor,
+    cases=[_noise(50, 1.0, 0.5), _noise(80, 2.0, -3.0)],
+    hints=[
+        "If x says nothing about y, what is the best constant to predict for each output?",
+        "Each output's mean over the examples. Then take the mean squared error of that prediction.",
+        "((y - y.mean(dim=0)) ** 2).mean()",
+    ],
+    misconceptions=[
+        (
+            lambda y: (y**2).mean(),
+            "That is the loss of always predicting 0. Predicting each output's mean is better, unless the means are 0.",
+        ),
+        (
+            lambda y: ((y - y.mean()) ** 2).mean(),
+            "That predicts one number for all outputs. Each output may have a mean of its own: mean(dim=0).",
+        ),
+        (
+            lambda y: ((y - y.mean(dim=1, keepdim=True)) ** 2).mean(),
+            "dim=1 averages over the outputs of one example, which needs the answer. Average over the examples: dim=0.",
+        ),
+        (lambda y: y.std(dim=0).mean(), "That is a standard deviation. The loss is a mean of squares."),
+        (
+            lambda y: (y - y.mean(dim=0)).abs().mean(),
+            "That is the mean absolute error. The loss here squares the differences.",
+        ),
+        (lambda y: (y - y.mean(dim=0)).mean(), "Without the square, differences above and below cancel out to zero."),
+        (
+            lambda y: ((y - y.mean(dim=0)) ** 2).mean(dim=0),
+            "That is one number for each output. The loss is the mean over all of them.",
+        ),
+        (lambda y: ((y - y.mean(dim=0)) ** 2).sum(), "That is a sum; the loss is a mean."),
+    ],
+    praise="Correct: it is the variance of y, and a model that learned nothing sits there.",
+)

@@ -1,0 +1,36 @@
+"""Run notebooks and store their outputs, free of what changes from run to run. ``make notebooks`` calls it.
+
+    python tests/run_notebooks.py notebooks/*.ipynb
+
+A widget's view is dropped from the stored outputs: without the kernel that made it, it would only show an error. Its
+picture stays.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbstripout import strip_output
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+VOLATILE = "metadata.widgets metadata.language_info metadata.kernelspec cell.metadata.execution"
+
+
+def run(path):
+    notebook = nbformat.read(path, as_version=4)
+    start = time.perf_counter()
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": path.parent}}).execute()
+    seconds = time.perf_counter() - start
+    strip_output(notebook, keep_output=True, keep_count=True, keep_id=True, extra_keys=VOLATILE.split())
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET_VIEW, None)
+    nbformat.write(notebook, path)
+    print(f"{path.name}: {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        run(Path(name))

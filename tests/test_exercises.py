@@ -1,0 +1,104 @@
+"""The exercise table: every reference passes, every stub is "not attempted", every misconception meets its sentence."""
+
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+from lora_lab import exercises
+from lora_lab.exercises.engine import Card, Exercise
+
+MODULES = [name for _, name, _ in pkgutil.iter_modules(exercises.__path__) if name.startswith("part_")]
+EXERCISES = {
+    f"{name}.{key}": value
+    for name in MODULES
+    for key, value in vars(importlib.import_module(f"lora_lab.exercises.{name}")).items()
+    if isinstance(value, Exercise)
+}
+MISTAKES = [
+    pytest.param(exercise, wrong, sentence, id=f"{name} {i}")
+    for name, exercise in EXERCISES.items()
+    for i, (wrong, sentence) in enumerate(exercise.misconceptions)
+]
+
+
+def stub(*arguments):
+    """A docstring is no answer yet."""
+    ...
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_the_reference_is_correct(exercise):
+    assert exercise.check(exercise.reference) == Card("✓", "Correct", exercise.praise)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+@pytest.mark.parametrize("untouched", [..., stub], ids=["...", "def"])
+def test_an_untouched_stub_is_not_attempted(exercise, untouched):
+    assert exercise.check(untouched).headline == "Not attempted yet"
+
+
+@pytest.mark.parametrize(("exercise", "wrong", "sentence"), MISTAKES)
+def test_every_misconception_meets_its_own_sentence(exercise, wrong, sentence):
+    assert exercise.check(wrong) == Card("✗", "Not yet", sentence)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_hints_go_from_gentle_to_plain_and_the_solution_is_the_learners_own_code(exercise):
+    assert len(exercise.hints) >= 2 and len(exercise.misconceptions) >= 4
+    assert exercise.hints[0] in repr(exercise.hint()) and exercise.hints[-1] in repr(exercise.hint(len(exercise.hints)))
+    assert f"{len(exercise.hints)} hints" in exercise.hint(9).headline
+    assert exercise.source() in repr(exercise.solution())
+
+
+def raises():
+    raise RuntimeError("boom")
+
+
+class Unpleasant:
+    def __eq__(self, other):
+        raise RuntimeError("never compare me")
+
+    def __repr__(self):
+        raise RuntimeError("never print me")
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+@pytest.mark.parametrize(
+    "answer",
+    [None, "text", 1e400, float("nan"), torch.ones(2), [], raises, lambda *a: 0, lambda *a: "text", lambda *a: a,
+     lambda *a: Unpleasant(), Unpleasant(), Unpleasant, lambda *a: torch.ones(3), lambda *a: 1 / 0],
+)  # fmt: skip
+def test_check_never_raises_and_never_praises_nonsense(exercise, answer):
+    card = exercise.check(answer)
+    assert card.sign == "✗" and card.text
+    assert "<b>✗ Not yet</b>" in card._repr_html_()
+
+
+SQUARE = Exercise("t", lambda x: x * x, ["h"], [], [(torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True),)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "diagnosis"),
+    [
+        (lambda x: (x * x)[0], r"the result has shape (2,), but (2, 2) is right."),
+        (lambda x: (x * x).double(), "of type torch.float64"),
+        (lambda x: (x * x).detach(), "carries no gradient"),
+        (lambda x: -x * x, "the sign is reversed"),
+        (lambda x: 3 * x * x, "everything is 3 times too large"),
+        (lambda x: x * x / 4, "everything is 4 times too small"),
+        (lambda x: x * x + torch.eye(2), "2 of 4 numbers are off"),
+        (lambda x: x.nothing, "it raises AttributeError"),
+        (lambda x: print(end=""), "it returns nothing; is the return missing?"),
+        (lambda x: (x, x), "but a tensor of shape (2, 2) is right"),
+    ],
+)
+def test_an_unknown_mistake_is_described_by_what_differs(answer, diagnosis):
+    card = SQUARE.check(answer)
+    assert diagnosis in card.text and card.text.startswith("For a 2 × 2 tensor: ")
+
+
+def test_a_transposed_result_is_recognised():
+    turned = Exercise("t", lambda x: x, ["h"], [], [(torch.ones(2, 3),)])
+    assert "Is it transposed?" in turned.check(lambda x: x.T).text
