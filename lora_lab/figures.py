@@ -116,7 +116,7 @@ def outer_products(terms):
     picture = figure(
         f"{len(terms)} matrices of {m} by {n}, each a pattern of stripes, and their sum, of rank {len(terms)}.",
         width=8,
-        height=2.6,
+        height=2.2,
     )
     limit = total.abs().max().item()
     panels = picture.subplots(1, len(terms) + 1)
@@ -159,7 +159,7 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 
 
 @styled
-def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, width=7.0, height=3.4):
+def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, ylim=None, width=8.0, height=3.4):
     """Lines over one x: ``lines`` is ``{name: [y, …]}``, each as long as ``x``. Returns the figure.
 
     ``log`` holds "x", "y" or both. ``notes`` are dashed lines across, ``{"noise floor": 0.01}``.
@@ -171,16 +171,16 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, wi
         axes.plot(x, ys, marker=marker if markers else None, markevery=max(1, len(x) // 12), label=name)
     for name, level in (notes or {}).items():
         axes.axhline(level, color="#777777", linestyle=(0, (4, 3)), linewidth=1.3)
-        axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#555555")
+        axes.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", color="#555555")
     if "x" in log:
         axes.set_xscale("log", base=2 if xlabel.startswith("rank") else 10)
         axes.xaxis.set_major_formatter("{x:g}")
     if "y" in log:
         axes.set_yscale("log")
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     axes.set_title(title)
-    if len(lines) > 1:
-        axes.legend()
+    if len(lines) > 1:  # beside the lines, where it hides none
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return picture
 
 

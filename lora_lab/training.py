@@ -152,7 +152,8 @@ def _likely_cause(X, y, history, lr):
 def _progress_bar(epochs, progress):
     from tqdm.auto import tqdm
 
-    return tqdm(range(epochs), desc="training", unit="epoch", leave=False, disable=not progress)
+    # What takes less than a second needs no bar.
+    return tqdm(range(epochs), desc="training", unit="epoch", leave=False, delay=1, disable=not progress)
 
 
 @contextmanager

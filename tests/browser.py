@@ -27,7 +27,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 ]
-PATIENCE = 180  # seconds until something counts as hung: no verdict on speed
+PATIENCE = 90  # seconds until something counts as hung: no verdict on speed
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 PICTURE = ".lora-explorer img"
 
@@ -155,7 +155,7 @@ def wait_for_pictures(page):
                 .flatMap((cell) => cell.outputs?.toJSON() ?? [])
                 .filter((output) => output.data?.["application/vnd.jupyter.widget-view+json"]);
             const pictures = [...document.querySelectorAll(`${panel} .lora-explorer img`)];
-            const drawn = document.querySelectorAll(`${panel} .jupyter-widgets:not(.jupyter-widgets .jupyter-widgets)`);
+            const drawn = document.querySelectorAll(`${panel} .jp-OutputArea-output.lm-Panel > *`);
             return drawn.length >= asked.length && pictures.every((image) => image.complete && image.naturalWidth);
         }""",
         arg=PANEL,
