@@ -1,6 +1,7 @@
 # make lab        open the course in JupyterLab
 # make test       everything that is tested
 # make notebooks  run every notebook and store its outputs, free of what changes from run to run
+# make solutions  solved copies of the notebooks, for a teacher, in the folder solutions
 # make picture    README's picture
 # make bench      what LoRA costs, ours beside PEFT's, loralib's and plain layers
 # Each prepares .venv first, once: it is made anew only when requirements.txt or pyproject.toml changes.
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: lab test notebooks bench picture
+.PHONY: lab test notebooks solutions bench picture
 
 lab: $(READY)
 	$(BIN)/jupyter lab $(firstword $(sort $(wildcard notebooks/*.ipynb)) notebooks)
@@ -22,6 +23,9 @@ notebooks: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench.py
+
+solutions: $(READY)
+	$(BIN)/python -m lora_lab.exercises.solutions solutions notebooks/*.ipynb
 
 picture: $(READY)
 	$(BIN)/python .github/picture.py

@@ -33,6 +33,11 @@ class PlantedTask(NamedTuple):
     y_val: torch.Tensor
     delta: torch.Tensor
 
+    @property
+    def val(self):
+        """X_val and y_val, as ``train_model`` takes them."""
+        return self.X_val, self.y_val
+
 
 def create_planted_task(n_samples=256, in_features=64, out_features=10, rank=2, noise=0.1, seed=0):
     """A task with something to learn: y = x (Wᵀ + ΔW) + b + noise, where W is pretrained and ΔW has the given rank.

@@ -5,6 +5,7 @@ function render({ model, el }) {
   const position = [...model.get("position")]; // the index of each slider's option
   const seen = new Map(); // "3,0" → { address, alt }
   let asked = null; // the position that Python is drawing now
+  let touched = false; // nothing is drawn ahead while the notebook only runs, nor for a reader who scrolls past
   let asking; // a timer, for the case that the answer never comes
 
   const picture = document.createElement("img");
@@ -15,6 +16,8 @@ function render({ model, el }) {
   el.classList.add("lora-explorer");
   el.replaceChildren(controls, picture, status);
 
+  for (const event of ["focusin", "pointerenter"]) controls.addEventListener(event, touch);
+
   const inputs = sliders.map(({ name, label, options }, i) => {
     const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: options.length - 1 });
     input.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
@@ -22,13 +25,20 @@ function render({ model, el }) {
     input.setAttribute("aria-label", label);
     input.addEventListener("input", () => move(i, Number(input.value)));
     const number = document.createElement("output");
+    number.setAttribute("aria-hidden", "true"); // the slider says its value itself
     const row = document.createElement("label");
     row.append(label, input, number);
     controls.append(row);
     return { input, number };
   });
 
+  function touch() {
+    touched = true;
+    ask();
+  }
+
   function move(i, index) {
+    touched = true;
     position[i] = index;
     model.set("position", [...position]);
     model.save_changes();
@@ -59,9 +69,10 @@ function render({ model, el }) {
     asking = setTimeout(() => ((asked = null), ask()), 10000);
   }
 
-  // The position shown first, then, while nobody is asking for anything, its neighbours.
+  // The position shown first, then, once the sliders are in use and nobody is asking for anything, its neighbours.
   function wanted() {
     const keys = [position.join()];
+    if (!touched) return keys;
     for (const step of [1, -1])
       sliders.forEach(({ options }, i) => {
         const next = position[i] + step;

@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+import threading
 import zlib
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from .layer import SCALINGS, LinearWithLoRA
 from .training import evaluate, set_seed, train_model
 
 HERE = Path(__file__).parent
+# JupyterLab sends a slider's questions to a thread of their own, which may meet a cell that shows the same explorer.
+ONE_AT_A_TIME = threading.Lock()
 
 
 class Explorer(anywidget.AnyWidget):
@@ -65,8 +68,9 @@ class Explorer(anywidget.AnyWidget):
 
     def _frame(self, position):
         values = _at(self._choices, position)
-        self._update(**values)
-        return {"png": self._canvas.png(), "alt": self._alt(**values)}
+        with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):  # a moved slider changes no later cell's random numbers
+            self._update(**values)
+            return {"png": self._canvas.png(), "alt": self._alt(**values)}
 
     def _answer(self, _, question, buffers):
         key = _key(question["ask"])

@@ -119,7 +119,14 @@ def write_notebook(path, *cells):
 def open_notebook(page, url, name):
     """Open a notebook of the served folder, and wait until its kernel can be talked to."""
     page.goto(url.format(name=name))
-    page.locator(f"{PANEL} .jp-CodeCell").first.wait_for()
+    cell, kernel_question = page.locator(f"{PANEL} .jp-CodeCell").first, page.locator(".jp-Dialog")
+    cell.wait_for()
+    page.evaluate("() => jupyterapp.shell.currentWidget.context.ready")
+    page.wait_for_function(
+        "() => document.querySelector('.jp-Dialog') || jupyterapp.shell.currentWidget.sessionContext.session"
+    )
+    if kernel_question.count():  # a notebook that names no kernel makes JupyterLab ask for one
+        kernel_question.get_by_role("button", name="Select", exact=True).click()
     # A Run All that is sent before the session has settled is lost. The notebook's own promises say when it has.
     page.evaluate(
         """async () => {

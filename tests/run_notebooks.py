@@ -21,7 +21,8 @@ VOLATILE = "metadata.widgets metadata.language_info metadata.kernelspec cell.met
 def run(path):
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": path.parent}}).execute()
+    client = NotebookClient(notebook, timeout=120, coalesce_streams=True, resources={"metadata": {"path": path.parent}})
+    client.execute()
     seconds = time.perf_counter() - start
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=True, extra_keys=VOLATILE.split())
     for cell in notebook.cells:

@@ -1,14 +1,19 @@
 """The exercise table: every reference passes, every stub is "not attempted", every misconception meets its sentence."""
 
 import importlib
+import math
 import pkgutil
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
 from lora_lab import exercises
+from lora_lab.exercises import solutions
 from lora_lab.exercises.engine import Card, Exercise
 
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 MODULES = [name for _, name, _ in pkgutil.iter_modules(exercises.__path__) if name.startswith("part_")]
 EXERCISES = {
     f"{name}.{key}": value
@@ -50,6 +55,21 @@ def test_hints_go_from_gentle_to_plain_and_the_solution_is_the_learners_own_code
     assert exercise.hints[0] in repr(exercise.hint()) and exercise.hints[-1] in repr(exercise.hint(len(exercise.hints)))
     assert f"{len(exercise.hints)} hints" in exercise.hint(9).headline
     assert exercise.source() in repr(exercise.solution())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_exercise_is_solved_in_the_teachers_copy(name):
+    (path,) = NOTEBOOKS.glob(f"{name[-2:]}_*.ipynb")
+    module = importlib.import_module(f"lora_lab.exercises.{name}")
+    solved = solutions.solve(nbformat.read(path, as_version=4), module)
+    names = {"torch": torch, "math": math, "ex": module}
+    cards = []
+    for cell in solved.cells:
+        if cell.cell_type == "code" and ".check(" in cell.source:
+            answer, check = cell.source.rsplit("\n", 1)
+            exec(answer, names)
+            cards.append(eval(check, names))
+    assert len(cards) >= 2 and all(card.sign == "✓" for card in cards)
 
 
 def raises():

@@ -1,0 +1,34 @@
+"""Solved copies of the notebooks, for a teacher: ``make solutions`` writes them into a folder of their own."""
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import nbformat
+
+
+def solve(notebook, exercises):
+    """The notebook with each exercise's stub replaced by its reference answer, and without outputs."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.outputs, cell.execution_count = [], None
+        check = re.search(r"^ex\.(\w+)\.check\((\w+)\)$", cell.source, re.MULTILINE)
+        if check:
+            exercise = getattr(exercises, check[1])
+            answer = exercise.source() if callable(exercise.reference) else f"{check[2]} = {exercise.source()}"
+            cell.source = f"{answer}\n\n\n{check[0]}"
+    return notebook
+
+
+def main(target, *paths):
+    """Write a solved copy of each notebook into the folder ``target``."""
+    Path(target).mkdir(exist_ok=True)
+    for path in map(Path, paths):
+        exercises = import_module(f"lora_lab.exercises.part_{path.stem[:2]}")
+        nbformat.write(solve(nbformat.read(path, as_version=4), exercises), Path(target) / path.name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

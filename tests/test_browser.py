@@ -1,0 +1,307 @@
+"""In a real JupyterLab, in a real browser: the notebooks run, and their sliders do what the course promises.
+
+Where LORA_LAB_SCREENSHOTS names a folder, a screenshot of every notebook is left there.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from browser import (
+    PATIENCE,
+    PICTURE,
+    accessible_name,
+    asked,
+    chromium,
+    count_questions,
+    errors,
+    find_chromium,
+    in_kernel,
+    jupyterlab,
+    open_notebook,
+    run_all,
+    run_cell,
+    settle,
+    shut_down_kernels,
+    sliders,
+    write_notebook,
+)
+from playwright.sync_api import expect
+
+if not find_chromium() and not os.environ.get("CI"):
+    pytest.skip("NO BROWSER TEST HAS RUN: install Chromium, and these tests use it", allow_module_level=True)
+
+expect.set_options(timeout=1000 * PATIENCE)
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+SMALL = {
+    "scaling": ["from lora_lab.sliders import scaling_explorer", "scaling_explorer()"],
+    # A square that moves, and a list of every position that was drawn.
+    "square": [
+        """from lora_lab.figures import figure
+from lora_lab.sliders import Explorer
+
+picture = figure("", width=4, height=2)
+axes = picture.subplots()
+axes.set(xlim=(-1, 50), ylim=(-1, 50))
+(square,) = axes.plot([0], [0], "s")
+drawn = []
+
+def update(x, y):
+    drawn.append((x, y))
+    if (x, y) == (2, 0):
+        raise ValueError("two is too many")
+    square.set_data([x], [y])
+    return [square]
+
+def alt(x, y):
+    return f"A square at {x}, {y}."
+""",
+        "explorer = Explorer(picture, update, alt, x=range(50), y=range(3))\nexplorer",
+        "print(explorer.values)",
+    ],
+    "few": [
+        "from lora_lab.figures import figure\nfrom lora_lab.sliders import Explorer",
+        """picture = figure("", width=4, height=2)
+(line,) = picture.subplots().plot([0, 1], [0, 1])
+
+def update(end):
+    line.set_ydata([0, end])
+    return [line]
+
+Explorer(picture, update, lambda end: f"A line up to {end}.", end=[0.25, 0.5, 1.0]).with_all_frames()""",
+    ],
+    "random": [
+        """import torch
+from lora_lab import create_planted_task, set_seed
+from lora_lab.sliders import training_explorer""",
+        "set_seed(1)\ntraining_explorer(create_planted_task())",
+        "print(torch.rand(1).item())",
+        "set_seed(1)\nprint(torch.rand(1).item())",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def chromium_context():
+    if not find_chromium():
+        pytest.fail("no browser: CI is set, so that these tests must run; install Chromium")
+    with chromium() as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Copies of the course's notebooks, and the small ones of this file."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    for path in NOTEBOOKS:
+        shutil.copy(path, folder)
+    for name, cells in SMALL.items():
+        write_notebook(folder / f"{name}.ipynb", *cells)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    with jupyterlab(folder) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium_context):
+    page = chromium_context.new_page()
+    count_questions(page)
+    yield page
+    shut_down_kernels(page)
+    page.close()
+
+
+@pytest.fixture
+def run_notebook(page, address):
+    """A function: open the notebook of that name, run all of it, and see that nothing failed."""
+
+    def run_notebook(name):
+        open_notebook(page, address, f"{name}.ipynb")
+        run_all(page)
+        assert errors(page) == []
+        return page
+
+    return run_notebook
+
+
+def press(slider, key):
+    """Focus the slider, press the key, and wait until the picture of the new position is shown."""
+    slider.focus()
+    expect(slider).to_be_focused()
+    before = shown(slider)
+    slider.press(key)
+    slider.page.wait_for_function(
+        """([input, before]) => {
+            const picture = input.closest(".lora-explorer").querySelector("img");
+            const here = [...picture.parentElement.querySelectorAll("input")].map((i) => i.value).join();
+            return picture.src !== before && picture.dataset.position === here && picture.complete;
+        }""",
+        arg=[slider.element_handle(), before],
+    )
+
+
+def shown(slider):
+    """The address of the picture that belongs to this slider."""
+    return slider.evaluate('(input) => input.closest(".lora-explorer").querySelector("img").src')
+
+
+def two_keys(slider):
+    """A key that moves the slider, and the one that brings it back."""
+    at_the_end = slider.evaluate("(input) => input.value === input.max")
+    return ("ArrowLeft", "ArrowRight") if at_the_end else ("ArrowRight", "ArrowLeft")
+
+
+def jump(page, *position):
+    """Put the explorer's sliders there at one go, as a mouse may."""
+    page.evaluate(
+        """(position) => document.querySelectorAll(".lora-explorer input").forEach((input, i) => {
+            input.value = position[i];
+            input.dispatchEvent(new Event("input"));
+        })""",
+        position,
+    )
+
+
+def assert_works_from_the_keyboard(slider):
+    assert accessible_name(slider)
+    there, back = two_keys(slider)
+    start, value = shown(slider), slider.input_value()
+    press(slider, there)
+    assert slider.input_value() != value
+    press(slider, back)
+    assert (slider.input_value(), shown(slider)) == (value, start)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS] + ["scaling"])
+def test_in_every_notebook_the_sliders_work_from_the_keyboard(name, run_notebook, tmp_path):
+    page = run_notebook(name)
+    for slider in sliders(page):
+        assert_works_from_the_keyboard(slider)
+    pictures = Path(os.environ.get("LORA_LAB_SCREENSHOTS", tmp_path))
+    pictures.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=pictures / f"{name}.png")
+
+
+def test_a_slider_in_jupyterlab_has_a_name_a_value_and_a_visible_focus(run_notebook):
+    page = run_notebook("scaling")
+    rank, alpha = sliders(page)
+    assert (accessible_name(rank), accessible_name(alpha)) == ("rank", "alpha")
+    rank.press("ArrowRight")
+    assert rank.get_attribute("aria-valuetext") == "16"
+    assert rank.evaluate("(input) => getComputedStyle(input).outlineStyle") == "solid"
+    assert alpha.evaluate("(input) => getComputedStyle(input).outlineStyle") == "none"
+    expect(page.locator(PICTURE)).to_have_attribute("alt", re.compile("^The scale s at rank 16 and alpha 16"))
+
+
+def test_the_arrow_keys_move_the_slider_and_not_the_notebook(run_notebook):
+    page = run_notebook("scaling")
+    rank, _ = sliders(page)
+    press(rank, "ArrowRight")
+    cell = page.evaluate("() => jupyterapp.shell.currentWidget.content.activeCellIndex")
+    for key in ("ArrowUp", "ArrowDown", "ArrowDown", "Home", "End"):
+        press(rank, key)
+    expect(rank).to_be_focused()
+    assert page.evaluate("() => jupyterapp.shell.currentWidget.content.activeCellIndex") == cell
+
+
+def test_of_500_fast_moves_the_last_is_shown_and_none_is_queued(run_notebook):
+    page = run_notebook("square")
+    page.evaluate(
+        """() => {
+            const input = document.querySelector(".lora-explorer input");
+            for (let move = 0; move < 500; move++) {
+                input.value = 10 + (move % 31);
+                input.dispatchEvent(new Event("input"));
+            }
+        }"""
+    )
+    last = 10 + 499 % 31
+    expect(page.locator(PICTURE)).to_have_attribute("alt", f"A square at {last}, 0.")
+    settle(page)
+    # The first of the moves, the last of them, and that one's three neighbours.
+    assert asked(page) <= 5
+    assert in_kernel(page, "explorer.values") == f"{{'x': {last}, 'y': 0}}"
+
+
+def test_a_position_that_was_there_before_asks_the_kernel_nothing(run_notebook):
+    page = run_notebook("square")
+    for position in ([20, 1], [30, 1]):
+        jump(page, *position)
+        settle(page)
+    questions, drawn = asked(page), in_kernel(page, "len(drawn)")
+    assert questions > 2
+    for x in (20, 30, 20):
+        jump(page, x, 1)
+        expect(page.locator(PICTURE)).to_have_attribute("alt", f"A square at {x}, 1.")
+    settle(page)
+    assert (asked(page), in_kernel(page, "len(drawn)")) == (questions, drawn)
+
+
+def test_an_untouched_explorer_asks_the_kernel_nothing(run_notebook):
+    page = run_notebook("square")
+    settle(page)
+    assert asked(page) == 0
+    sliders(page)[0].focus()
+    settle(page)
+    assert asked(page) == 2
+
+
+def test_a_later_cell_reads_where_the_sliders_stand(run_notebook):
+    page = run_notebook("square")
+    x, y = sliders(page)
+    assert run_cell(page, 2) == "{'x': 0, 'y': 0}\n"
+    press(x, "ArrowRight")
+    press(y, "ArrowRight")
+    assert (x.get_attribute("aria-valuetext"), y.get_attribute("aria-valuetext")) == ("1", "1")
+    assert run_cell(page, 2) == "{'x': 1, 'y': 1}\n"
+
+
+def test_a_later_cell_moves_the_sliders(run_notebook):
+    page = run_notebook("square")
+    in_kernel(page, "setattr(explorer, 'position', [7, 2])")
+    expect(page.locator(PICTURE)).to_have_attribute("alt", "A square at 7, 2.")
+    assert [slider.input_value() for slider in sliders(page)] == ["7", "2"]
+
+
+def test_a_position_that_fails_says_so_and_the_slider_goes_on(run_notebook):
+    page = run_notebook("square")
+    x, _ = sliders(page)
+    x.press("ArrowRight")
+    x.press("ArrowRight")
+    message = page.locator(".lora-explorer").get_by_role("status")
+    expect(message).to_have_text("ValueError: two is too many")
+    x.press("ArrowRight")
+    expect(page.locator(PICTURE)).to_have_attribute("alt", "A square at 3, 0.")
+    expect(message).to_be_empty()
+    x.press("ArrowLeft")
+    expect(message).to_have_text("ValueError: two is too many")
+
+
+def test_a_moved_slider_changes_no_later_cells_random_numbers(run_notebook):
+    page = run_notebook("random")
+    expected = run_cell(page, 3)
+    run_cell(page, 1)
+    settle(page)
+    press(sliders(page)[0], "ArrowRight")
+    settle(page)
+    assert run_cell(page, 2) == expected
+
+
+def test_exported_html_needs_no_kernel(page, folder, tmp_path):
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--execute", folder / "few.ipynb"]
+    subprocess.run([*command, "--output-dir", tmp_path], check=True, capture_output=True)
+    page.route(re.compile("^https?:"), lambda route: route.abort())  # the page must do without the network
+    page.goto((tmp_path / "few.html").as_uri())
+    (end,) = sliders(page)
+    assert_works_from_the_keyboard(end)
+    press(end, "ArrowRight")
+    expect(page.locator(PICTURE)).to_have_attribute("alt", "A line up to 0.5.")
+    assert page.locator(PICTURE).evaluate("(image) => image.naturalWidth") > 0

@@ -1,0 +1,170 @@
+"""Figures and sliders without a browser: what is drawn, what is said, what is refused."""
+
+import io
+import re
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageChops
+
+from lora_lab import create_planted_task
+from lora_lab.figures import COLOURS, curves, figure, lora_picture
+from lora_lab.sliders import Explorer, grid_explorer, rank_explorer, scaling_explorer, training_explorer
+
+EXPLORERS = {
+    "rank": lambda: rank_explorer({"one": torch.randn(12, 12), "two": torch.randn(12, 12)}),
+    "training": lambda: training_explorer(create_planted_task(32, 8, 8), steps=10),
+    "scaling": scaling_explorer,
+    "grid": lambda: grid_explorer({(r, a): [1.0, 1 / (r + a)] for r in (1, 2, 4) for a in (1, 2)}),
+}
+
+
+def tiny(update=None, **choices):
+    """An explorer of one dot that moves along a line."""
+    picture = figure("", width=3, height=2)
+    axes = picture.subplots()
+    axes.set(xlim=(0, 10), ylim=(0, 1))
+    (dot,) = axes.plot([0], [0.5], "o")
+
+    def move(x):
+        dot.set_data([x], [0.5])
+        return [dot]
+
+    return Explorer(picture, update or move, lambda x: f"a dot at {x}", **{"x": range(1, 10)} | choices)
+
+
+def image(png):
+    return Image.open(io.BytesIO(png))
+
+
+@pytest.fixture(params=EXPLORERS)
+def explorer(request):
+    return EXPLORERS[request.param]()
+
+
+def test_every_position_can_be_drawn_and_is_described_in_words(explorer):
+    seen = set()
+    for i, slider in enumerate(explorer.sliders):
+        for index in range(len(slider["options"])):
+            position = list(explorer.position)
+            position[i] = index
+            frame = explorer._frame(position)
+            assert len(frame["alt"]) > 20
+            seen.add(frame["png"])
+    assert len(seen) > len(explorer.sliders)
+
+
+def test_drawing_only_what_moved_gives_the_picture_that_drawing_everything_gives(explorer):
+    position = [len(slider["options"]) - 1 for slider in explorer.sliders]
+    quick = image(explorer._frame(position)["png"])
+    canvas = explorer._canvas
+    for artist in canvas.moving:
+        artist.set_animated(False)
+    canvas.canvas.draw()
+    whole = Image.frombuffer("RGBA", canvas.canvas.get_width_height(), canvas.canvas.buffer_rgba()).convert("RGB")
+    difference = ImageChops.difference(quick, whole).convert("L")
+    # The frame of a matrix that moves lies under it here and over it there.
+    assert sum(value > 60 for value in difference.get_flattened_data()) < 0.01 * quick.width * quick.height
+
+
+def test_values_say_where_the_sliders_stand():
+    explorer = tiny(start={"x": 3})
+    assert explorer.values == {"x": 3}
+    explorer.position = [0]
+    assert explorer.values == {"x": 1}
+
+
+def test_what_the_browser_asks_for_is_drawn_and_sent_as_one_picture(monkeypatch):
+    explorer, sent = tiny(), []
+    monkeypatch.setattr(explorer, "send", lambda content, buffers=None: sent.append((content, buffers)))
+    explorer._answer(explorer, {"ask": [4]}, [])
+    ((content, buffers),) = sent
+    assert content == {"key": "4", "alt": "a dot at 5"} and image(buffers[0]).format == "PNG"
+
+
+def test_an_update_that_raises_is_reported_and_the_next_position_works(monkeypatch):
+    explorer, sent = tiny(), []
+    move = explorer._update
+
+    def fails_at_five(x):
+        if x == 5:
+            raise ValueError("no five")
+        return move(x)
+
+    explorer._update = fails_at_five
+    monkeypatch.setattr(explorer, "send", lambda content, buffers=None: sent.append(content))
+    explorer._answer(explorer, {"ask": [4]}, [])
+    explorer._answer(explorer, {"ask": [5]}, [])
+    assert sent == [{"key": "4", "error": "ValueError: no five"}, {"key": "5", "alt": "a dot at 6"}]
+
+
+def test_without_a_browser_the_first_picture_and_its_description_remain():
+    bundle, _ = tiny()._repr_mimebundle_()
+    assert bundle["text/plain"] == "a dot at 1"
+    assert re.match(r'<img alt="a dot at 1" style="[^"]+" src="data:image/png;base64,', bundle["text/html"])
+
+
+def test_with_all_frames_every_picture_is_carried_along():
+    carried = tiny().with_all_frames()
+    page = carried._repr_mimebundle_()["text/html"]
+    assert len(re.findall(r'"png": "data:image/png;base64,', page)) == 9
+    assert "a dot at 9" in page
+
+
+def test_no_text_can_end_the_script_that_carries_it():
+    explorer = tiny()
+    explorer._alt = lambda x: "</script><b>"
+    assert "</script><b>" not in explorer.with_all_frames().html()
+
+
+@pytest.mark.parametrize(
+    ("choices", "reason"),
+    [
+        ({"x": []}, "the slider 'x' has no options"),
+        ({"x": [1, 2], "start": {"x": 3}}, r"x can't start at 3; its options are \[1, 2\]"),
+        ({"x": [1, 2], "start": {"y": 1}}, "start names 'y', but the sliders are 'x'"),
+    ],
+)
+def test_a_slider_that_cannot_be_is_refused_by_name(choices, reason):
+    with pytest.raises(ValueError, match=reason):
+        tiny(**choices)
+
+
+def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
+    picture = curves([1, 2], {"first": [1.0, 0.5], "second": [2.0, 1.0]}, "Both fall", "step", "loss", log=["y"])
+    bundle = picture._repr_mimebundle_()
+    assert bundle["text/plain"] == "Both fall. loss over step: first from 1 to 0.5; second from 2 to 1."
+    assert 'alt="Both fall.' in bundle["text/html"]
+
+
+def test_a_figure_keeps_the_courses_look_whatever_style_the_notebook_sets():
+    import matplotlib
+
+    def draw():
+        return lora_picture(torch.eye(8), torch.ones(8, 2), torch.ones(2, 8)).png()
+
+    before = draw()
+    with matplotlib.rc_context({"font.size": 30, "figure.facecolor": "black"}):
+        assert draw() == before
+
+
+def test_a_picture_of_a_matrix_is_to_scale_and_in_its_own_colour():
+    picture = lora_picture(torch.eye(8), torch.ones(8, 2), torch.ones(2, 8))
+    assert isinstance(picture, Figure)
+    picture.png()
+    panels = [axes for axes in picture.axes if axes.images]
+    sizes = [axes.get_window_extent() for axes in panels]
+    cells = [
+        (box.width / n, box.height / m) for box, (m, n) in zip(sizes, [(8, 2), (2, 8), (8, 8), (8, 8)], strict=True)
+    ]
+    for width, height in cells:
+        assert width == pytest.approx(height, rel=0.02) and width == pytest.approx(cells[2][0], rel=0.2)
+    edges = [axes.spines["left"].get_edgecolor()[:3] for axes in panels]
+    assert edges == [matplotlib_colour(COLOURS[name]) for name in ("A", "B", "ΔW", "W")]
+
+
+def matplotlib_colour(name):
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(name)
