@@ -10,6 +10,7 @@ function render({ model, el }) {
 
   const picture = document.createElement("img");
   picture.style.width = `${model.get("width")}px`;
+  picture.addEventListener("load", () => setTimeout(ask, 30)); // the screen comes first
   const status = document.createElement("p");
   status.setAttribute("role", "status");
   const controls = document.createElement("div");
@@ -72,7 +73,7 @@ function render({ model, el }) {
   // The position shown first, then, once the sliders are in use and nobody is asking for anything, its neighbours.
   function wanted() {
     const keys = [position.join()];
-    if (!touched) return keys;
+    if (!touched || !picture.complete) return keys;
     for (const step of [1, -1])
       sliders.forEach(({ options }, i) => {
         const next = position[i] + step;

@@ -184,12 +184,10 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
     return picture
 
 
-def loss_curves(losses, title, notes=None, log=True):
+def loss_curves(losses, title, notes=None, log=True, xlabel="epoch (here one step)"):
     """Loss over epochs: ``losses`` is ``{name: [loss, …]}``, all of one length."""
     epochs = range(1, len(next(iter(losses.values()))) + 1)
-    return curves(
-        epochs, losses, title, "epoch", "loss", log=["y"] if log else [], notes=notes, markers=len(losses) > 1
-    )
+    return curves(epochs, losses, title, xlabel, "loss", log=["y"] if log else [], notes=notes, markers=len(losses) > 1)
 
 
 @styled

@@ -43,7 +43,8 @@ class Explorer(anywidget.AnyWidget):
         self._choices = {name: list(options) for name, options in choices.items()}
         position = _start(self._choices, start or {})
         self._update, self._alt = update, alt
-        self._canvas = _Canvas(figure, update(**_at(self._choices, position)))
+        with torch.random.fork_rng(devices=[]):
+            self._canvas = _Canvas(figure, update(**_at(self._choices, position)))
         labels = labels or {}
         super().__init__(
             sliders=[

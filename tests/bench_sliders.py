@@ -122,7 +122,7 @@ def open_and_run(context, address, name):
     open_notebook(page, address, f"{name}.ipynb")
     run_all(page)
     assert errors(page) == []
-    page.evaluate(WATCH)
+    page.evaluate(f"() => {{{WATCH}}}")
     return page
 
 

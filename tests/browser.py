@@ -126,7 +126,7 @@ def open_notebook(page, url, name):
         "() => document.querySelector('.jp-Dialog') || jupyterapp.shell.currentWidget.sessionContext.session"
     )
     if kernel_question.count():  # a notebook that names no kernel makes JupyterLab ask for one
-        kernel_question.get_by_role("button", name="Select", exact=True).click()
+        kernel_question.locator(".jp-mod-accept").click()
     # A Run All that is sent before the session has settled is lost. The notebook's own promises say when it has.
     page.evaluate(
         """async () => {
@@ -140,6 +140,8 @@ def open_notebook(page, url, name):
 
 def run_all(page):
     """Run All Cells, wait until the last cell has run or one has failed, and until all pictures are there."""
+    # The stored outputs go first: what is there afterwards has been made now.
+    page.evaluate("() => jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(
@@ -155,15 +157,15 @@ def run_all(page):
 
 
 def wait_for_pictures(page):
-    """Wait until every widget of the notebook is drawn, and every explorer shows a picture."""
+    """Wait until every explorer of the notebook shows a picture. An explorer is a widget that has a text/html, too."""
     page.wait_for_function(
         """(panel) => {
             const asked = [...jupyterapp.shell.currentWidget.content.model.cells]
                 .flatMap((cell) => cell.outputs?.toJSON() ?? [])
-                .filter((output) => output.data?.["application/vnd.jupyter.widget-view+json"]);
+                .filter(({ data }) => data?.["application/vnd.jupyter.widget-view+json"] && data["text/html"]);
             const pictures = [...document.querySelectorAll(`${panel} .lora-explorer img`)];
-            const drawn = document.querySelectorAll(`${panel} .jp-OutputArea-output.lm-Panel > *`);
-            return drawn.length >= asked.length && pictures.every((image) => image.complete && image.naturalWidth);
+            const drawn = pictures.filter((image) => image.complete && image.naturalWidth);
+            return drawn.length === pictures.length && drawn.length >= asked.length;
         }""",
         arg=PANEL,
     )

@@ -1,8 +1,8 @@
 """The exercise table: every reference passes, every stub is "not attempted", every misconception meets its sentence."""
 
 import importlib
-import math
 import pkgutil
+import re
 from pathlib import Path
 
 import nbformat
@@ -62,9 +62,10 @@ def test_every_exercise_is_solved_in_the_teachers_copy(name):
     (path,) = NOTEBOOKS.glob(f"{name[-2:]}_*.ipynb")
     module = importlib.import_module(f"lora_lab.exercises.{name}")
     solved = solutions.solve(nbformat.read(path, as_version=4), module)
-    names = {"torch": torch, "math": math, "ex": module}
-    cards = []
+    names, cards = {}, []
     for cell in solved.cells:
+        if cell.cell_type == "code" and re.match(r"(import|from) (?!ipywidgets)", cell.source):
+            exec(cell.source, names)
         if cell.cell_type == "code" and ".check(" in cell.source:
             answer, check = cell.source.rsplit("\n", 1)
             exec(answer, names)
@@ -99,6 +100,27 @@ def test_check_never_raises_and_never_praises_nonsense(exercise, answer):
 SQUARE = Exercise("t", lambda x: x * x, ["h"], [], [(torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True),)])
 
 
+RIGHT_IN_ANOTHER_WAY = [
+    ("part_00.lora_parameters", lambda m, n, r: torch.tensor(m * r + r * n)),
+    ("part_01.keep", lambda U, S, Vh, r: torch.einsum("ir,r,rj->ij", U[:, :r], S[:r], Vh[:r])),
+    ("part_02.lora_forward", lambda x, W, b, A, B, s: torch.nn.functional.linear(x, W + s * (A @ B).T, b)),
+    ("part_02.freeze", lambda linear: linear.requires_grad_(False)),
+    ("part_02.new_A_and_B", lambda m, n, r: (torch.randn(m, r) / m**0.5, torch.zeros(r, n))),
+    ("part_03.trainable", lambda model: (p for p in model.parameters() if p.requires_grad)),
+    ("part_03.trainable", lambda model: [{"params": [p for p in model.parameters() if p.requires_grad]}]),
+    ("part_03.knowing_nothing", lambda y: y.var(dim=0, correction=0).mean().item()),
+]
+
+
+@pytest.mark.parametrize(("name", "answer"), RIGHT_IN_ANOTHER_WAY)
+def test_an_answer_that_is_right_in_another_way_is_correct(name, answer):
+    assert EXERCISES[name].check(answer).sign == "✓"
+
+
+def writes(x):
+    return x.data.mul_(x)
+
+
 @pytest.mark.parametrize(
     ("answer", "diagnosis"),
     [
@@ -111,6 +133,8 @@ SQUARE = Exercise("t", lambda x: x * x, ["h"], [], [(torch.tensor([[1.0, 2.0], [
         (lambda x: x * x + torch.eye(2), "2 of 4 numbers are off"),
         (lambda x: x.nothing, "it raises AttributeError"),
         (lambda x: print(end=""), "it returns nothing; is the return missing?"),
+        (lambda x: -2 * x * x, "4 of 4 numbers are off"),
+        (writes, "it writes into its argument number 1"),
         (lambda x: (x, x), "but a tensor of shape (2, 2) is right"),
     ],
 )
@@ -122,3 +146,13 @@ def test_an_unknown_mistake_is_described_by_what_differs(answer, diagnosis):
 def test_a_transposed_result_is_recognised():
     turned = Exercise("t", lambda x: x, ["h"], [], [(torch.ones(2, 3),)])
     assert "Is it transposed?" in turned.check(lambda x: x.T).text
+
+
+def test_a_class_is_no_function():
+    assert "The answer is a class" in SQUARE.check(dict).text
+
+
+@pytest.mark.parametrize(("answer", "said"), [(40, "too large"), (-1, "too small"), ("5", "asks for a number")])
+def test_a_wrong_number_is_not_told_by_how_much(answer, said):
+    text = EXERCISES["part_00.rank_of_the_task"].check(answer).text
+    assert said in text and "5 is right" not in text

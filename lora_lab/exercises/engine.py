@@ -10,6 +10,7 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 
@@ -58,6 +59,8 @@ class Exercise:
         try:
             if answer is ... or (callable(answer) and _is_stub(answer)):
                 return Card("…", "Not attempted yet", "Replace the ... with your answer and run the cell again.")
+            if inspect.isclass(answer):
+                return Card("✗", "Not yet", "The answer is a class. Write a plain function, with def.")
             if callable(self.reference) != callable(answer):
                 wanted = "a function" if callable(self.reference) else "a value"
                 return Card("✗", "Not yet", f"This exercise asks for {wanted}, and the answer is {_describe(answer)}.")
@@ -82,6 +85,8 @@ class Exercise:
         return repr(self.reference)
 
     def _compare(self, answer):
+        if not callable(self.reference):
+            return self._compare_value(answer)
         expected = self._results(self.reference)
         actual = self._results(answer)
         if all(_same(a, e) for a, e in zip(actual, expected, strict=True)):
@@ -89,40 +94,59 @@ class Exercise:
         for wrong, sentence in self.misconceptions:
             if all(_same(a, w) for a, w in zip(actual, self._results(wrong), strict=True)):
                 return Card("✗", "Not yet", sentence)
-        for case, a, e in zip(self._inputs(), actual, expected, strict=True):
-            if not _same(a, e):
-                given = f"For {', '.join(map(_short, case))}: " if case and callable(self.reference) else ""
-                return Card("✗", "Not yet", given + difference(a, e))
-        raise AssertionError("unreachable: something differs")
+        case, a, e = next(z for z in zip(self.cases, actual, expected, strict=True) if not _same(z[1], z[2]))
+        given = f"For {', '.join(map(_short, case))}: " if case else ""
+        return Card("✗", "Not yet", given + difference(a, e))
+
+    def _compare_value(self, answer):
+        if _same(answer, self.reference):
+            return Card("✓", "Correct", self.praise)
+        for wrong, sentence in self.misconceptions:
+            if _same(answer, wrong):
+                return Card("✗", "Not yet", sentence)
+        number = _tensor(answer)
+        if number is None or number.numel() != 1:
+            return Card("✗", "Not yet", f"This exercise asks for a number, and the answer is {_describe(answer)}.")
+        # Saying by how much would give the answer away.
+        return Card("✗", "Not yet", f"That is too {'large' if number > self.reference else 'small'}.")
 
     def _results(self, answer):
-        if not callable(self.reference):
-            return [answer]
-        results = []
-        for case in self.cases:
-            torch.manual_seed(0)
-            arguments = copy.deepcopy(case)
-            try:
-                results.append(self.observe(answer, *arguments))
-            except Exception as error:  # the answer's own mistake: it is part of what is compared
-                results.append(_Raised(f"{type(error).__name__}: {error}"))
-        return results
+        return [self._result(answer, case) for case in self.cases]
 
-    def _inputs(self):
-        return self.cases if callable(self.reference) else [()]
+    def _result(self, answer, case):
+        """What there is to compare for one case; what went wrong is part of it."""
+        torch.manual_seed(0)
+        arguments, returned = copy.deepcopy(case), []
+
+        def recorded(*given):
+            returned.append(answer(*given))
+            return returned[-1]
+
+        try:
+            result = self.observe(recorded, *arguments)
+        except Exception as error:
+            if returned and returned[0] is None:
+                return _Fault("it returns nothing; is the return missing?")
+            if returned:
+                return _Fault(f"it returns {_describe(returned[0])}, which is not what is asked for")
+            return _Fault(f"it raises {type(error).__name__}: {error}")
+        for number, (now, before) in enumerate(zip(arguments, case, strict=True), start=1):
+            if isinstance(before, torch.Tensor) and not torch.equal(now, before):
+                return _Fault(f"it writes into its argument number {number}, which belongs to somebody else")
+        return result
 
 
 @dataclass
-class _Raised:
-    """Stands for the result of an answer that raised. Two answers that raise are not thereby the same mistake."""
+class _Fault:
+    """Stands for the result of an answer that gave none. Two answers that fail have not thereby the same result."""
 
     message: str
 
 
 def difference(actual, expected):
     """One sentence on how a result differs from the expected one: kind, shape, dtype, gradient, sign, scale, value."""
-    if isinstance(actual, _Raised):
-        return f"it raises {actual.message}"
+    if isinstance(actual, _Fault):
+        return actual.message
     if actual is None:
         return "it returns nothing; is the return missing?"
     if isinstance(expected, (tuple, list)):
@@ -134,7 +158,7 @@ def difference(actual, expected):
     if a is None or e is None:
         return f"it gives {_describe(actual)}, but {_describe(expected)} is right"
     if a.shape != e.shape:
-        turned = " Is it transposed?" if a.shape == e.T.shape and a.dim() == 2 else ""
+        turned = " Is it transposed?" if e.dim() == 2 and a.shape == e.T.shape else ""
         return f"the result has shape {tuple(a.shape)}, but {tuple(e.shape)} is right.{turned}"
     if isinstance(actual, torch.Tensor) and isinstance(expected, torch.Tensor):
         if actual.dtype != expected.dtype:
@@ -142,22 +166,18 @@ def difference(actual, expected):
         if torch.allclose(a, e) and actual.requires_grad != expected.requires_grad:
             missing = "carries no gradient, so nothing could learn from it" if expected.requires_grad else ""
             return f"the numbers are right, but the result {missing or 'still requires a gradient'}"
-    if torch.allclose(a, -e, rtol=1e-4, atol=1e-6):
+    if e.any() and torch.allclose(a, -e, rtol=1e-4, atol=1e-6):
         return "the sign is reversed, everything else is right"
-    ratio = (a * e).sum() / (e * e).sum()
-    if e.any() and torch.allclose(a, ratio * e, rtol=1e-3, atol=1e-6):
-        return (
-            f"everything is {ratio:.4g} times too large"
-            if ratio > 1
-            else f"everything is {1 / ratio:.4g} times too small"
-        )
     if a.numel() == 1:
         return f"it gives {a.item():.6g}, but {e.item():.6g} is right"
+    ratio = ((a * e).sum() / (e * e).sum()).item()
+    if ratio > 0 and torch.allclose(a, ratio * e, rtol=1e-3, atol=1e-6):
+        return f"everything is {max(ratio, 1 / ratio):.4g} times too {'large' if ratio > 1 else 'small'}"
     return f"{int((~torch.isclose(a, e, rtol=1e-4, atol=1e-6)).sum())} of {e.numel()} numbers are off"
 
 
 def _same(actual, expected):
-    if isinstance(actual, _Raised) or isinstance(expected, _Raised):
+    if isinstance(actual, _Fault) or isinstance(expected, _Fault):
         return False
     if isinstance(expected, (tuple, list)):
         alike = isinstance(actual, (tuple, list)) and len(actual) == len(expected)
@@ -178,8 +198,8 @@ def _tensor(value):
     """Numbers and tensors as one kind, to be compared; None for anything else."""
     if isinstance(value, torch.Tensor):
         return value.detach().double()
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return torch.tensor(float(value), dtype=torch.float64)
     return None
 
 
@@ -196,7 +216,9 @@ def _is_stub(function):
 def _describe(value):
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return "a function" if callable(value) else f"{_short(value)}"
+    if isinstance(value, torch.nn.Module):
+        return f"a module of type {type(value).__name__}"
+    return "a function" if callable(value) else _short(value)
 
 
 def _short(value):

@@ -1,5 +1,6 @@
 """The exercises of notebook 00."""
 
+from ..data import create_planted_task
 from .engine import Exercise
 
 
@@ -35,25 +36,39 @@ lora_parameters = Exercise(
             lambda m, n, r: m * n + r * (m + n),
             "That counts W as well. W is frozen: it is there, but it is not trained.",
         ),
+        (
+            lambda m, n, r: r * m + n,
+            "Rank multiplies both sides. Are the parentheses missing in rank * (in_features + out_features)?",
+        ),
+        (lambda m, n, r: 192, "192 is the number for the layer above. The function has to work for any layer."),
         (lambda m, n, r: r * (m + n) + n, "That counts the bias as well. The bias is frozen together with W."),
     ],
     praise="Correct: rank × (in + out). It grows with the sum of the sides where W grows with their product.",
 )
 
+
+def mystery_task():
+    """A task of 32 → 32 whose planted rank is for the learner to find."""
+    return create_planted_task(256, in_features=32, out_features=32, rank=5, noise=0.1, seed=3)
+
+
 rank_of_the_task = Exercise(
     title="Find the rank of the task",
-    reference=3,
+    reference=5,
     hints=[
         "Leave alpha and the learning rate where they are and move the rank alone.",
         "Watch the loss after 100 steps: from which rank on does it stop getting better?",
-        "At ranks 1 and 2 the curve stays far above the dashed line. At the next rank it reaches it.",
+        "At ranks 3 and 4 the curve stays far above the dashed line. At the next rank it reaches it.",
     ],
     misconceptions=[
         (1, "At rank 1 the curve flattens far above the dashed line: one direction is learned, the others are not."),
-        (2, "At rank 2 the curve still flattens above the dashed line. One direction is missing."),
-        (4, "Rank 4 reaches the line, but a smaller one does as well. Which is the smallest?"),
-        (12, "A large rank reaches the line, too. The question is how little is enough."),
-        (32, "32 is the size of the matrix: with that rank LoRA could make any change. Far less is enough here."),
+        (2, "At rank 2 the curve still flattens far above the dashed line. Some directions are missing."),
+        (3, "3 was the rank of the task before. This one is new: at rank 3 the curve stays above the dashed line."),
+        (4, "Close: at rank 4 the curve still flattens above the dashed line. One direction is missing."),
+        *(
+            (rank, "That rank reaches the line, but a smaller one does as well. Which is the smallest?")
+            for rank in range(6, 33)
+        ),
     ],
-    praise="Correct: the change was planted with rank 3, and a LoRA of rank 3 is the smallest that can make it.",
+    praise="Correct: the change was planted with rank 5, and a LoRA of rank 5 is the smallest that can make it.",
 )

@@ -1,5 +1,7 @@
 """The exercises of notebook 01."""
 
+import math
+
 import torch
 
 from .engine import Exercise
@@ -57,38 +59,49 @@ keep = Exercise(
 )
 
 
-def break_even(m, n):
-    return m * n / (m + n)
+def largest_rank_that_saves(m, n):
+    return (m * n - 1) // (m + n)
 
 
-break_even = Exercise(
-    title="The break-even rank",
-    reference=break_even,
-    cases=[(64, 10), (768, 768), (1000, 1), (12, 30)],
+largest_rank_that_saves = Exercise(
+    title="The largest rank that saves",
+    reference=largest_rank_that_saves,
+    cases=[(64, 10), (768, 768), (12, 30), (6, 3), (16, 10), (1000, 1)],
     hints=[
-        "At which rank are A and B together as large as the matrix?",
-        "Solve rank · (m + n) = m · n for the rank.",
-        "m · n / (m + n), which need not be a whole number.",
+        "At the break-even rank A and B are together exactly as large as the matrix. Which whole rank comes before it?",
+        "Rounding down is right unless the break-even rank is a whole number: there, A and B are not smaller but equal.",
+        "rank · (m + n) must be at most m · n - 1, so it is (m * n - 1) // (m + n).",
     ],
     misconceptions=[
+        (
+            lambda m, n: m * n // (m + n),
+            "Nearly: where the break-even rank is a whole number, as for 768 × 768, A and B are as large as the matrix and not smaller.",
+        ),
+        (
+            lambda m, n: m * n / (m + n),
+            "That is the break-even rank itself. A rank is a whole number, and it has to lie below.",
+        ),
+        (
+            lambda m, n: round(m * n / (m + n)),
+            "Rounding may go up, to a rank at which the adapter is larger than the matrix.",
+        ),
+        (
+            lambda m, n: math.ceil(m * n / (m + n)),
+            "That is the first rank that no longer saves. The last one that does comes before it.",
+        ),
         (
             lambda m, n: min(m, n),
             "That is the largest rank that the matrix can have. The adapter is larger than the layer long before that.",
         ),
         (
-            lambda m, n: min(m, n) / 2,
-            "That is right for a square matrix alone. For m × n, solve rank · (m + n) = m · n.",
+            lambda m, n: min(m, n) // 2,
+            "That is near the truth for a square matrix alone. For m × n, solve rank · (m + n) < m · n.",
         ),
         (
-            lambda m, n: (m + n) / 2,
-            "That is the mean of the sides. Set rank · (m + n) equal to m · n and solve for the rank.",
+            lambda m, n: m * n / m + n,
+            "Parentheses are missing: m * n / m + n is n + n. The sum m + n is what m * n is divided by.",
         ),
-        (lambda m, n: (m + n) / (m * n), "That is upside down: solve rank · (m + n) = m · n for the rank."),
-        (lambda m, n: m * n // (m + n), "Leave the remainder in: the break-even rank need not be a whole number."),
-        (
-            lambda m, n: m * n,
-            "That is how many numbers the matrix has. By how many does the adapter grow with each rank?",
-        ),
+        (lambda m, n: (m + n) // (m * n), "That is upside down: solve rank · (m + n) < m · n for the rank."),
     ],
-    praise="Correct. Below this rank the adapter is smaller than the layer, above it larger.",
+    praise="Correct. Up to this rank the adapter is smaller than the layer.",
 )

@@ -1,5 +1,6 @@
 """The exercises of notebook 02."""
 
+import copy
 import math
 
 import torch
@@ -15,7 +16,8 @@ def lora_forward(x, W, b, A, B, scale):
 def _layer_case(rows, m, n, rank, scale):
     random = torch.Generator().manual_seed(rows)
     shapes = ((rows, m), (n, m), (n,), (m, rank), (rank, n))
-    return (*(torch.randn(*shape, generator=random) for shape in shapes), scale)
+    x, W, b, A, B = (torch.randn(*shape, generator=random) for shape in shapes)
+    return x, W, b, A.requires_grad_(), B.requires_grad_(), scale
 
 
 lora_forward = Exercise(
@@ -44,6 +46,10 @@ lora_forward = Exercise(
             lambda x, W, b, A, B, s: x @ W.T + b + s * s * (x @ A @ B),
             "The scale counts twice. Apply it once, to x @ A or to the product.",
         ),
+        (
+            lambda x, W, b, A, B, s: x @ W.T + b + s / A.shape[1] * (x @ A @ B),
+            "The scale is alpha/rank already. Don't divide by the rank again.",
+        ),
         (lambda x, W, b, A, B, s: s * (x @ A @ B), "That is the update alone. Add what the frozen layer computes."),
         (
             lambda x, W, b, A, B, s: x @ W.T + b,
@@ -55,7 +61,7 @@ lora_forward = Exercise(
             "The update is multiplied by the scale, not divided. Alpha was divided by the rank already.",
         ),
     ],
-    praise="Correct, and left to right: A @ B itself is never built.",
+    praise="Correct. Computed from left to right, A @ B itself need never be built.",
 )
 
 
@@ -68,32 +74,29 @@ def _freeze_weight(linear):
     linear.weight.requires_grad = False
 
 
-def _freeze_data(linear):
-    linear.weight.data.requires_grad = False
-    linear.bias.data.requires_grad = False
+def _freeze_and_zero(linear):
+    linear.requires_grad_(False)
+    linear.weight.zero_()
 
 
-def _freeze_all_wrong_way(linear):
-    linear.weight.requires_grad = False
-    linear.bias.requires_grad = False
-    linear.weight.data.zero_()
+def _freeze_a_copy(linear):
+    return copy.deepcopy(linear).requires_grad_(False)
 
 
-def _observe_freezing(answer, seed):
-    torch.manual_seed(seed)
+def _observe_freezing(answer):
     linear = nn.Linear(6, 4)
-    before = linear.weight.detach().clone()
-    result = answer(linear)
-    if isinstance(result, nn.Linear):
-        linear = result
+    before = copy.deepcopy(linear.state_dict())
+    returned = answer(linear)
     trainable = [name for name, parameter in linear.named_parameters() if parameter.requires_grad]
-    return trainable, torch.equal(linear.weight, before)
+    after = linear.state_dict()
+    kept = list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    froze_another = isinstance(returned, nn.Module) and not any(p.requires_grad for p in returned.parameters())
+    return str(trainable), kept, bool(trainable) and froze_another
 
 
 freeze = Exercise(
     title="Freeze the layer",
     reference=freeze,
-    cases=[(0,)],
     observe=_observe_freezing,
     hints=[
         "Every parameter of a torch layer carries a switch that says whether it takes a gradient.",
@@ -106,16 +109,17 @@ freeze = Exercise(
             "The weight is frozen and the bias is not: linear.bias still takes a gradient. It is the notes' own mistake.",
         ),
         (
-            _freeze_data,
-            "Nothing is frozen: .data is another tensor each time, and its switch is thrown away. Set it on the parameter itself.",
-        ),
-        (
             lambda linear: linear.bias.requires_grad_(False),
             "The bias is frozen and the weight, the part that matters most, is not.",
         ),
         (
-            _freeze_all_wrong_way,
-            "Frozen, but no longer what was pretrained: the weight was changed. Freezing keeps every number.",
+            lambda linear: linear.eval(),
+            "Nothing is frozen: weight and bias still take a gradient. linear.requires_grad = False only hangs an attribute on the module, .data and .detach() are other tensors, eval() is about dropout. Switch off each parameter.",
+        ),
+        (_freeze_a_copy, "The copy is frozen. The layer that you were given still learns."),
+        (
+            _freeze_and_zero,
+            "Frozen, but no longer what was pretrained: its numbers were changed. Freezing keeps every one.",
         ),
     ],
     praise="Correct: weight and bias keep their numbers and take no gradient.",
@@ -130,11 +134,22 @@ def new_A_and_B(in_features, out_features, rank):
 
 
 def _observe_start(answer, m, n, rank):
-    A, B = (torch.as_tensor(half).detach() for half in answer(m, n, rank))
-    largest = A.abs().max().item()
-    bounds = {"within 1/√in": 1 / math.sqrt(m), "within 1/√rank": 1 / math.sqrt(rank), "beyond": math.inf}
-    size = next(name for name, bound in bounds.items() if largest <= bound)
-    return str(tuple(A.shape)), str(tuple(B.shape)), bool(A.any()), bool(B.any()), size
+    A, B = answer(m, n, rank)
+    return str(tuple(A.shape)), str(tuple(B.shape)), _filling(A.detach(), m, rank), bool(B.any())
+
+
+def _filling(A, m, rank):
+    """How A is filled, in words: uniform or Gaussian are both fair, if the size is that of ±1/√in_features."""
+    size = A.square().mean().sqrt().item()
+    if size == 0:
+        return "zero"
+    if (A >= 0).all() or (A <= 0).all():
+        return "one sign"
+    if 0.2 < size * math.sqrt(m) < 1.7:
+        return "fair"
+    return (
+        "too small" if size * math.sqrt(m) <= 0.2 else "like 1/√rank" if size * math.sqrt(rank) < 0.8 else "too large"
+    )
 
 
 def _start(A, B):
@@ -142,7 +157,7 @@ def _start(A, B):
 
 
 def _uniform(m, r):
-    return torch.rand(m, r) / math.sqrt(m)
+    return (2 * torch.rand(m, r) - 1) / math.sqrt(m)
 
 
 new_A_and_B = Exercise(
@@ -162,19 +177,31 @@ new_A_and_B = Exercise(
         ),
         (
             _start(_uniform, torch.randn),
-            "With both random the adapter changes the model before the first step: it wrecks what was pretrained.",
+            "With B random as well, the adapter changes the model before the first step: it wrecks what was pretrained.",
+        ),
+        (
+            _start(torch.randn, torch.randn),
+            "With both random the adapter changes the model before the first step: it wrecks what was pretrained. And A is too large.",
         ),
         (
             _start(torch.zeros, torch.randn),
-            "That would train, too, but the other way round is the convention: random A, zero B. PEFT's files assume nothing, your readers do.",
+            "That would train, too, but the other way round is the convention: A random, B zero.",
         ),
         (
             _start(torch.randn, torch.zeros),
             "A is too large: with in_features inputs, numbers of size 1 make x @ A of size √in_features. Stay within ±1/√in_features.",
         ),
         (
+            _start(lambda m, r: 1e-3 * _uniform(m, r), torch.zeros),
+            "A is too small: B's gradient goes through A, so the first steps would barely move. Fill ±1/√in_features.",
+        ),
+        (
             _start(lambda m, r: (2 * torch.rand(m, r) - 1) / math.sqrt(r), torch.zeros),
             "The bound is 1/√rank here. On an (in, rank) tensor torch's Kaiming helper reads the rank as the number of inputs; it is in_features.",
+        ),
+        (
+            _start(lambda m, r: torch.rand(m, r) / math.sqrt(m), torch.zeros),
+            "All of A has one sign, so its directions are nearly the same. Spread it over both sides of 0: ±1/√in_features.",
         ),
         (
             _start(lambda m, r: _uniform(m, r).T, lambda r, n: torch.zeros(n, r)),

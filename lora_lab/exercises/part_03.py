@@ -6,17 +6,78 @@ from ..layer import LinearWithLoRA
 from .engine import Exercise
 
 
+def knowing_nothing(y):
+    return ((y - y.mean(dim=0)) ** 2).mean()
+
+
+def _noise(n, size, shift):
+    return (shift + size * torch.randn(n, 3, generator=torch.Generator().manual_seed(n)),)
+
+
+knowing_nothing = Exercise(
+    title="The loss of knowing nothing",
+    reference=knowing_nothing,
+    cases=[_noise(50, 1.0, 0.5), _noise(80, 2.0, -3.0)],
+    hints=[
+        "If x says nothing about y, what is the best constant to predict for each output?",
+        "Each output's mean over the examples. Then take the mean squared error of that prediction.",
+        "((y - y.mean(dim=0)) ** 2).mean()",
+    ],
+    misconceptions=[
+        (
+            lambda y: (y**2).mean(),
+            "That is the loss of always predicting 0. Predicting each output's mean is better, unless the means are 0.",
+        ),
+        (
+            lambda y: ((y - y.mean()) ** 2).mean(),
+            "That predicts one number for all outputs. Each output may have a mean of its own: mean(dim=0).",
+        ),
+        (
+            lambda y: ((y - y.mean(dim=1, keepdim=True)) ** 2).mean(),
+            "dim=1 averages over the outputs of one example, which needs the answer. Average over the examples: dim=0.",
+        ),
+        (
+            lambda y: y.var(dim=0).mean(),
+            "Nearly: torch's var divides by n - 1, the mean squared error by n. Say correction=0, or write out the mean.",
+        ),
+        (lambda y: y.std(dim=0).mean(), "That is a standard deviation. The loss is a mean of squares."),
+        (
+            lambda y: (y - y.mean(dim=0)).abs().mean(),
+            "That is the mean absolute error. The loss here squares the differences.",
+        ),
+        (lambda y: (y - y.mean(dim=0)).mean(), "Without the square, differences above and below cancel out to zero."),
+        (
+            lambda y: ((y - y.mean(dim=0)) ** 2).mean(dim=0),
+            "That is one number for each output. The loss is the mean over all of them.",
+        ),
+        (lambda y: ((y - y.mean(dim=0)) ** 2).sum(), "That is a sum; the loss is a mean."),
+    ],
+    praise="Correct: it is the variance of y, and a model that learned nothing sits there.",
+)
+
+
 def trainable(model):
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def _first_only(model):
+    return [next(parameter for parameter in model.parameters() if parameter.requires_grad)]
+
+
 def _observe_trainable(answer):
-    model = torch.nn.Sequential(LinearWithLoRA(torch.nn.Linear(6, 4), 2), torch.nn.ReLU())
+    model = torch.nn.Sequential(LinearWithLoRA(torch.nn.Linear(6, 5), 2), LinearWithLoRA(torch.nn.Linear(5, 4), 2))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    result = list(answer(model))
-    if any(isinstance(item, (str, tuple)) for item in result):
-        return "names"
-    return sorted(names[id(parameter)] for parameter in result)
+    result = [answer(model)]
+    while any(isinstance(item, (list, tuple, dict)) or hasattr(item, "__next__") for item in result):
+        result = [part for item in result for part in _parts(item)]
+    return sorted("a name" if isinstance(item, str) else names.get(id(item), "another tensor") for item in result)
+
+
+def _parts(item):
+    """What is in a list or generator; of an optimizer's parameter group, its parameters."""
+    if isinstance(item, dict):
+        return item["params"]
+    return item if isinstance(item, (list, tuple)) or hasattr(item, "__next__") else [item]
 
 
 trainable = Exercise(
@@ -50,55 +111,14 @@ trainable = Exercise(
             "Those are names. An optimizer takes the parameters themselves.",
         ),
         (
+            lambda model: [p.data for p in model.parameters() if p.requires_grad],
+            "p.data is another tensor, without a gradient. An optimizer takes the parameters themselves.",
+        ),
+        (_first_only, "Only the first one comes back. A return inside the loop ends it."),
+        (
             lambda model: [p for p in model.parameters() if p.grad is not None],
             "Before the first backward pass no parameter has a gradient, so this list is empty. Ask requires_grad.",
         ),
     ],
     praise="Correct: two tensors for each adapted layer, and nothing else.",
-)
-
-
-def noise_floor(y):
-    return ((y - y.mean(dim=0)) ** 2).mean()
-
-
-def _noise(n, size, shift):
-    return (shift + size * torch.randn(n, 3, generator=torch.Generator().manual_seed(n)),)
-
-
-noise_floor = Exercise(
-    title="The loss of knowing nothing",
-    reference=noise_floor,
-    cases=[_noise(50, 1.0, 0.5), _noise(80, 2.0, -3.0)],
-    hints=[
-        "If x says nothing about y, what is the best constant to predict for each output?",
-        "Each output's mean over the examples. Then take the mean squared error of that prediction.",
-        "((y - y.mean(dim=0)) ** 2).mean()",
-    ],
-    misconceptions=[
-        (
-            lambda y: (y**2).mean(),
-            "That is the loss of always predicting 0. Predicting each output's mean is better, unless the means are 0.",
-        ),
-        (
-            lambda y: ((y - y.mean()) ** 2).mean(),
-            "That predicts one number for all outputs. Each output may have a mean of its own: mean(dim=0).",
-        ),
-        (
-            lambda y: ((y - y.mean(dim=1, keepdim=True)) ** 2).mean(),
-            "dim=1 averages over the outputs of one example, which needs the answer. Average over the examples: dim=0.",
-        ),
-        (lambda y: y.std(dim=0).mean(), "That is a standard deviation. The loss is a mean of squares."),
-        (
-            lambda y: (y - y.mean(dim=0)).abs().mean(),
-            "That is the mean absolute error. The loss here squares the differences.",
-        ),
-        (lambda y: (y - y.mean(dim=0)).mean(), "Without the square, differences above and below cancel out to zero."),
-        (
-            lambda y: ((y - y.mean(dim=0)) ** 2).mean(dim=0),
-            "That is one number for each output. The loss is the mean over all of them.",
-        ),
-        (lambda y: ((y - y.mean(dim=0)) ** 2).sum(), "That is a sum; the loss is a mean."),
-    ],
-    praise="Correct: it is the variance of y, and a model that learned nothing sits there.",
 )

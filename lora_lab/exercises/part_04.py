@@ -9,7 +9,7 @@ def scale(alpha, rank, convention):
     if convention == "alpha":
         return alpha
     if convention == "alpha/sqrt(r)":
-        return alpha / math.sqrt(rank)
+        return alpha / rank**0.5
     return alpha / rank
 
 
@@ -26,7 +26,7 @@ scale = Exercise(
     hints=[
         "The three names say the formula.",
         "Compare convention with each name and return what that name says.",
-        'alpha / rank for "alpha/r", alpha for "alpha", alpha / math.sqrt(rank) for "alpha/sqrt(r)".',
+        'alpha / rank for "alpha/r", alpha for "alpha", alpha / rank**0.5 for "alpha/sqrt(r)".',
     ],
     misconceptions=[
         (lambda a, r, c: a / r, "That is alpha/r whatever the convention. Look at the third argument."),
@@ -63,13 +63,15 @@ def alpha_for(new_rank, alpha, rank):
 alpha_for = Exercise(
     title="Keep the scale",
     reference=alpha_for,
-    cases=[(16, 8.0, 4), (2, 8.0, 8), (6, 1.0, 4)],
+    cases=[(16, 8.0, 4), (2, 8.0, 8), (6, 1.0, 4), (3, 5.0, 4)],
     hints=[
         "Write the scale before and after, under alpha/r, and set them equal.",
         "alpha / rank = new_alpha / new_rank. Solve for new_alpha.",
         "alpha * new_rank / rank",
     ],
     misconceptions=[
+        (lambda n, a, r: a * n // r, "Nearly: // drops the remainder. Use /."),
+        (lambda n, a, r: n * r / a, "Mind the order of the arguments: new_rank first, then alpha, then rank."),
         (
             lambda n, a, r: a,
             "With the same alpha the scale changes as the rank does: alpha/new_rank is not alpha/rank.",
