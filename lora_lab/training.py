@@ -55,7 +55,8 @@ def train_model(
     stepper = (optimizer or _adam)(parameters, lr=lr)
     history, start = History(), time.perf_counter()
     try:
-        with _mode(model, training=True), _progress_bar(epochs, progress) as bar:
+        size = min(batch_size or len(X), len(X)) * sum(p.numel() for p in model.parameters())
+        with _mode(model, training=True), _threads_for(size), _progress_bar(epochs, progress) as bar:
             for _ in bar:
                 total = 0.0
                 for batch in _batches(len(X), batch_size, shuffle):
@@ -152,8 +153,24 @@ def _likely_cause(X, y, history, lr):
 def _progress_bar(epochs, progress):
     from tqdm.auto import tqdm
 
-    # What takes less than a second needs no bar.
-    return tqdm(range(epochs), desc="training", unit="epoch", leave=False, delay=1, disable=not progress)
+    # What takes less than a second needs no bar. TQDM_DISABLE, where it is set, turns off the others too.
+    options = {} if progress else {"disable": True}
+    return tqdm(range(epochs), desc="training", unit="epoch", leave=False, delay=1, **options)
+
+
+@contextmanager
+def _threads_for(size):
+    """One thread for small work, about ``size`` multiplications a step.
+
+    Two threads gain nothing there, cost much where they share the processor with a browser, and round differently.
+    """
+    before = torch.get_num_threads()
+    if size < 50e6:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ A widget's view is dropped from the stored outputs: without the kernel that made
 picture stays.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,10 @@ from nbstripout import strip_output
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 VOLATILE = "metadata.widgets metadata.language_info metadata.kernelspec cell.metadata.execution"
+
+
+# How long a training takes depends on the machine, and so does whether its progress bar appears.
+os.environ["TQDM_DISABLE"] = "1"
 
 
 def run(path):
