@@ -11,6 +11,7 @@ from pathlib import Path
 import anywidget
 import torch
 import traitlets
+from IPython import get_ipython
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -19,8 +20,6 @@ from .layer import SCALINGS, LinearWithLoRA
 from .training import evaluate, set_seed, train_model
 
 HERE = Path(__file__).parent
-# JupyterLab sends a slider's questions to a thread of their own, which may meet a cell that shows the same explorer.
-ONE_AT_A_TIME = threading.Lock()
 
 
 class Explorer(anywidget.AnyWidget):
@@ -69,11 +68,14 @@ class Explorer(anywidget.AnyWidget):
 
     def _frame(self, position):
         values = _at(self._choices, position)
-        with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):  # a moved slider changes no later cell's random numbers
+        with torch.random.fork_rng(devices=[]):  # a moved slider changes no later cell's random numbers
             self._update(**values)
             return {"png": self._canvas.png(), "alt": self._alt(**values)}
 
     def _answer(self, _, question, buffers):
+        _between_cells(lambda: self._draw(question))
+
+    def _draw(self, question):
         key = _key(question["ask"])
         try:
             frame = self._frame(question["ask"])
@@ -142,6 +144,18 @@ const model = {{ get: (name) => state[name], set() {{}}, save_changes() {{}}, se
 {script}
 explorer.render({{ model, el: document.getElementById("{place}") }});
 }}</script>"""
+
+
+def _between_cells(work):
+    """Do it in the main thread, where no cell can be half-way through.
+
+    JupyterLab hands a slider's questions to a thread of their own. Drawn there, in the middle of a cell, a training
+    slider would seed that cell's random numbers anew.
+    """
+    if threading.current_thread() is threading.main_thread():
+        work()
+    else:
+        get_ipython().kernel.io_loop.add_callback(work)
 
 
 def _start(choices, start):

@@ -142,8 +142,10 @@ def run_all(page):
     """Run All Cells, wait until the last cell has run or one has failed, and until all pictures are there."""
     # The stored outputs go first: what is there afterwards has been made now.
     page.evaluate("() => jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    while not page.locator(f"{PANEL} .jp-CodeCell .jp-InputPrompt").filter(has_text=re.compile(r"[\d*]")).count():
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(1000)  # and again where the session was not ready after all
     page.wait_for_function(
         """() => {
             const { content, sessionContext } = jupyterapp.shell.currentWidget;

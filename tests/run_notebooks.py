@@ -16,7 +16,9 @@ from nbclient import NotebookClient
 from nbstripout import strip_output
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-VOLATILE = "metadata.widgets metadata.language_info metadata.kernelspec cell.metadata.execution"
+VOLATILE = "metadata.widgets metadata.language_info cell.metadata.execution"
+# Without a kernel's name JupyterLab asks the reader for one before anything can be run.
+KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
 
 # How long a training takes depends on the machine, and so does whether its progress bar appears.
@@ -30,6 +32,7 @@ def run(path):
     client.execute()
     seconds = time.perf_counter() - start
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=True, extra_keys=VOLATILE.split())
+    notebook.metadata["kernelspec"] = KERNEL
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET_VIEW, None)

@@ -91,6 +91,10 @@ def test_no_cell_is_left_out_of_the_comparison_without_a_reason(cells):
         assert "NBVAL" not in cell.source and not {"nbval-ignore-output"} & set(tags)
 
 
+def test_it_names_its_kernel_so_that_jupyterlab_need_not_ask(path):
+    assert nbformat.read(path, as_version=4).metadata["kernelspec"]["name"] == "python3"
+
+
 def test_code_cells_are_short_enough_to_read(cells):
     for cell in code(cells):
         lines = [line for line in cell.source.splitlines() if line.strip()]
