@@ -97,6 +97,8 @@ class _Canvas:
         self.moving = sorted(moving, key=lambda artist: artist.get_zorder())
         for artist in self.moving:
             artist.set_animated(True)
+        # A pixel of the picture for a pixel of the page. Finer, it would take twice as long to draw and to send.
+        figure.set_dpi(PIXELS_PER_INCH)
         self.canvas = FigureCanvasAgg(figure)
         self.canvas.draw()
         figure.set_layout_engine("none")  # the layout stays as it was found
@@ -219,7 +221,7 @@ def rank_explorer(images):
 
     def alt(rank):
         return f"At rank {rank} the error left is " + ", ".join(
-            f"{errors[name][rank - 1]:.0f} percent for the {name}" for name in images
+            f"{errors[name][rank - 1]:.0f} percent for {name}" for name in images
         )
 
     return Explorer(picture, update, alt, rank=range(1, smallest + 1), start={"rank": 4})
