@@ -308,14 +308,16 @@ def grid_explorer(runs, floor=None):
     final = torch.tensor([[runs[rank, alpha][-1] for alpha in alphas] for rank in ranks])
     heat_cells(table, final, ranks, alphas, "rank", "alpha")
     table.set_title("Loss at the end")
-    (frame,) = table.plot([0], [0], marker="s", markersize=34, fillstyle="none", color=COLOURS["ΔW"], markeredgewidth=3)
+    (frame,) = table.plot(
+        [0], [0], marker="s", markersize=34, fillstyle="none", color=COLOURS["ΔW"], markeredgewidth=3, clip_on=False
+    )
     highest = max(max(losses) for losses in runs.values())
     (line,) = chart.plot([1], [1], color=COLOURS["ΔW"])
     chart.set(xlabel="training step", ylabel="loss", yscale="log", ylim=(final.min().item() / 2, highest * 1.2))
     chart.set_xlim(0, max(map(len, runs.values())))
     if floor:
         chart.axhline(floor, color="#777777", linestyle=(0, (4, 3)), linewidth=1.3)
-    caption = chart.text(0.98, 0.95, "", ha="right", va="top", fontsize=12, weight="bold", transform=chart.transAxes)
+    caption = chart.set_title("x")
 
     def update(rank, alpha):
         losses = runs[rank, alpha]
