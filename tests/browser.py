@@ -21,7 +21,11 @@ from pathlib import Path
 
 import nbformat
 
-CHROMIUMS = ["chromium", "chromium-browser", "google-chrome"]
+CHROMIUMS = [
+    *("chromium", "chromium-browser", "google-chrome"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+]
 # No sandbox, because continuous integration often runs as root; the rest keeps the browser from calling home.
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
