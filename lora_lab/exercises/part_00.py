@@ -43,7 +43,7 @@ lora_parameters = Exercise(
         (lambda m, n, r: 192, "192 is the number for the layer above. The function has to work for any layer."),
         (lambda m, n, r: r * (m + n) + n, "That counts the bias as well. The bias is frozen together with W."),
     ],
-    praise="Correct: rank × (in + out). It grows with the sum of the sides where W grows with their product.",
+    praise="Rank × (in + out). It grows with the sum of the sides where W grows with their product.",
 )
 
 
@@ -70,5 +70,5 @@ rank_of_the_task = Exercise(
             for rank in range(6, 33)
         ),
     ],
-    praise="Correct: the change was planted with rank 5, and a LoRA of rank 5 is the smallest that can make it.",
+    praise="The change was planted with rank 5, and a LoRA of rank 5 is the smallest that can make it.",
 )

@@ -27,6 +27,18 @@ keep = Exercise(
     ],
     misconceptions=[
         (
+            lambda U, S, Vh, r: (U[:, : r + 1] * S[: r + 1]) @ Vh[: r + 1],
+            "One term too many: [:rank] already holds rank of them.",
+        ),
+        (
+            lambda U, S, Vh, r: (U[:, : r - 1] * S[: r - 1]) @ Vh[: r - 1],
+            "One term too few: [:rank] holds rank of them, counted from 0.",
+        ),
+        (
+            lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T,
+            "Vh is transposed already: its rows are the directions. Take Vh[:rank].",
+        ),
+        (
             lambda U, S, Vh, r: U[:, :r] @ Vh[:r],
             "The singular values S are missing: without them every direction counts the same.",
         ),
@@ -55,7 +67,7 @@ keep = Exercise(
             "That is the transpose: U belongs on the left, Vh on the right.",
         ),
     ],
-    praise="Correct: the first terms of the SVD, and no matrix of that rank comes nearer.",
+    praise="The first terms of the SVD, and no matrix of that rank comes nearer.",
 )
 
 
@@ -103,5 +115,5 @@ largest_rank_that_saves = Exercise(
         ),
         (lambda m, n: (m + n) // (m * n), "That is upside down: solve rank · (m + n) < m · n for the rank."),
     ],
-    praise="Correct. Up to this rank the adapter is smaller than the layer.",
+    praise="Up to this rank the adapter is smaller than the layer.",
 )

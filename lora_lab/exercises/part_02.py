@@ -61,7 +61,7 @@ lora_forward = Exercise(
             "The update is multiplied by the scale, not divided. Alpha was divided by the rank already.",
         ),
     ],
-    praise="Correct. Computed from left to right, A @ B itself need never be built.",
+    praise="Computed from left to right, A @ B itself need never be built.",
 )
 
 
@@ -122,7 +122,7 @@ freeze = Exercise(
             "Frozen, but no longer what was pretrained: its numbers were changed. Freezing keeps every one.",
         ),
     ],
-    praise="Correct: weight and bias keep their numbers and take no gradient.",
+    praise="Weight and bias keep their numbers and take no gradient.",
 )
 
 
@@ -208,5 +208,5 @@ new_A_and_B = Exercise(
             "These are PEFT's orientations, (rank, in) and (out, rank). In this course A is (in, rank) and B (rank, out).",
         ),
     ],
-    praise="Correct: B at zero keeps the model as it was, A at random lets B learn in the first step.",
+    praise="B at zero keeps the model as it was, A at random lets B learn in the first step.",
 )

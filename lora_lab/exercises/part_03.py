@@ -52,7 +52,7 @@ knowing_nothing = Exercise(
         ),
         (lambda y: ((y - y.mean(dim=0)) ** 2).sum(), "That is a sum; the loss is a mean."),
     ],
-    praise="Correct: it is the variance of y, and a model that learned nothing sits there.",
+    praise="It is the variance of y, and a model that learned nothing sits there.",
 )
 
 
@@ -120,5 +120,5 @@ trainable = Exercise(
             "Before the first backward pass no parameter has a gradient, so this list is empty. Ask requires_grad.",
         ),
     ],
-    praise="Correct: two tensors for each adapted layer, and nothing else.",
+    praise="Two tensors for each adapted layer, and nothing else.",
 )

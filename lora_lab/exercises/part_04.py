@@ -52,7 +52,7 @@ scale = Exercise(
             "// drops the remainder. A scale may be any number: use /.",
         ),
     ],
-    praise="Correct. One name, alpha, and three meanings: read which one a library uses.",
+    praise="One name, alpha, and three meanings: read which one a library uses.",
 )
 
 
@@ -85,5 +85,5 @@ alpha_for = Exercise(
         (lambda n, a, r: a * math.sqrt(n / r), "That keeps alpha/sqrt(r) the same. The question is about alpha/r."),
         (lambda n, a, r: a / r, "That is the scale itself. Which alpha gives the same scale at the new rank?"),
     ],
-    praise="Correct: under alpha/r, alpha has to grow in step with the rank.",
+    praise="Under alpha/r, alpha has to grow in step with the rank.",
 )
