@@ -44,9 +44,8 @@ def wrap_layers(model, settings, state=None):
     _refuse_tied(model, layers, settings)
     if state is not None:
         _check_state(state, shapes)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LinearWithLoRA):
-            model.set_submodule(name, module.linear)
+    for name, module in _adapted(model).items():
+        model.set_submodule(name, module.linear)
     model.requires_grad_(False)
     for name, options in settings.items():
         model.set_submodule(name, LinearWithLoRA(layers[name], **options))
@@ -141,7 +140,7 @@ def count_parameters(model):
 
 def lora_layers(model):
     """The adapted layers by name: ``{"fc1": LinearWithLoRA, …}``. ValueError if there is none."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LinearWithLoRA)}
+    layers = _adapted(model)
     if not layers:
         raise ValueError("this model has no LoRA layers; put them in with replace_linear_with_lora(model, rank, alpha)")
     return layers
@@ -230,8 +229,12 @@ def _refuse_other_kinds(modules, layers):
             raise TypeError(f"{name}: {_why_not(module)}{hint}")
 
 
+def _adapted(model):
+    return {name: module for name, module in model.named_modules() if isinstance(module, LinearWithLoRA)}
+
+
 def _refuse_adapted(model):
-    adapted = [name for name, module in model.named_modules() if isinstance(module, LinearWithLoRA)]
+    adapted = _adapted(model)
     if adapted:
         raise ValueError(
             f"this model already has LoRA in {len(adapted)} layers ({_some(adapted)}); "
@@ -246,11 +249,11 @@ def _refuse_tied(model, layers, names):
         for kind, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{path}.{kind}")
     for name in names:
-        others = owners.get(id(layers[name].weight), [])[1:]
-        if others:
+        places = owners.get(id(layers[name].weight), [])
+        if len(places) > 1:
             raise ValueError(
-                f"{name}: its weight is one tensor in several places, {_some(owners[id(layers[name].weight)])} (a tied "
-                f"weight), and LoRA would change one of them alone. Leave the layer out with exclude=[{name!r}]"
+                f"{name}: its weight is one tensor in several places, {_some(places)} (a tied weight), "
+                f"and LoRA would change one of them alone. Leave the layer out with exclude=[{name!r}]"
             )
 
 

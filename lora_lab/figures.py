@@ -10,13 +10,14 @@ from functools import wraps
 from pathlib import Path
 
 import matplotlib
-import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("course.mplstyle")
 PIXELS_PER_INCH = 100  # on the page; the picture itself is finer
 COLOURS = {"W": "#0072B2", "A": "#E69F00", "B": "#009E73", "ΔW": "#D55E00"}
+# A dashed line across, to compare with: a noise floor, the loss of doing nothing.
+LEVEL = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.3}
 # Negative numbers are grey, zero is white, positive ones have the matrix's own colour.
 COLOUR_MAPS = {name: LinearSegmentedColormap.from_list(name, ["#404040", "white", c]) for name, c in COLOURS.items()}
 
@@ -39,10 +40,14 @@ class CourseFigure(Figure):
 
 def picture_bundle(png, alt, width):
     """A PNG as a notebook output: a picture of at most ``width`` pixels with alternative text."""
-    source = base64.b64encode(png).decode()
     style = f"width: {width}px; max-width: 100%; background: white"
-    picture = f'<img alt="{html.escape(alt)}" style="{style}" src="data:image/png;base64,{source}">'
+    picture = f'<img alt="{html.escape(alt)}" style="{style}" src="{png_address(png)}">'
     return {"text/html": picture, "text/plain": alt}
+
+
+def png_address(png):
+    """A PNG's bytes as an address that holds the picture itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def figure(alt, width=7.0, height=3.0):
@@ -170,7 +175,7 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
     for marker, (name, ys) in zip(MARKERS * 3, lines.items(), strict=False):
         axes.plot(x, ys, marker=marker if markers else None, markevery=max(1, len(x) // 12), label=name)
     for name, level in (notes or {}).items():
-        axes.axhline(level, color="#777777", linestyle=(0, (4, 3)), linewidth=1.3)
+        axes.axhline(level, **LEVEL)
         axes.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", color="#555555")
     if "x" in log:
         axes.set_xscale("log", base=2 if xlabel.startswith("rank") else 10)
@@ -208,24 +213,8 @@ def first_step(gradient_A, gradient_B):
     return picture
 
 
-@styled
-def heat_map(values, rows, columns, title, row_label, column_label):
-    """A table of numbers as colours, each written into its cell: ``values[i][j]`` belongs to rows[i] and columns[j]."""
-    values = torch.as_tensor(values)
-    picture = figure(
-        f"{title}. {row_label} down from {rows[0]} to {rows[-1]}, {column_label} across from {columns[0]} to "
-        f"{columns[-1]}; the smallest value is {values.min():.3g}, the largest {values.max():.3g}.",
-        width=1.6 + 0.75 * len(columns),
-        height=1.4 + 0.42 * len(rows),
-    )
-    axes = picture.subplots()
-    heat_cells(axes, values, rows, columns, row_label, column_label)
-    axes.set_title(title)
-    return picture
-
-
 def heat_cells(axes, values, rows, columns, row_label, column_label):
-    """Draw ``heat_map``'s table (rows, columns) into axes: dark is small, on a logarithmic scale."""
+    """Draw a table of values (rows, columns) into axes, each in its cell: dark is small, on a logarithmic scale."""
     levels = values.log()
     axes.imshow(levels, aspect="auto")
     middle = (levels.min() + levels.max()) / 2

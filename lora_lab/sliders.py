@@ -1,6 +1,5 @@
 """Sliders that answer at once: ``Explorer``, and the course's explorers built on it."""
 
-import base64
 import io
 import itertools
 import json
@@ -15,7 +14,18 @@ from IPython import get_ipython
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from .figures import COLOURS, MARKERS, PIXELS_PER_INCH, draw_matrix, figure, heat_cells, picture_bundle, styled
+from .figures import (
+    COLOURS,
+    LEVEL,
+    MARKERS,
+    PIXELS_PER_INCH,
+    draw_matrix,
+    figure,
+    heat_cells,
+    picture_bundle,
+    png_address,
+    styled,
+)
 from .layer import SCALINGS, LinearWithLoRA
 from .training import evaluate, set_seed, train_model
 
@@ -42,8 +52,9 @@ class Explorer(anywidget.AnyWidget):
         self._choices = {name: list(options) for name, options in choices.items()}
         position = _start(self._choices, start or {})
         self._update, self._alt = update, alt
+        values = _at(self._choices, position)
         with torch.random.fork_rng(devices=[]):
-            self._canvas = _Canvas(figure, update(**_at(self._choices, position)))
+            self._canvas = _Canvas(figure, update(**values))
         labels = labels or {}
         super().__init__(
             sliders=[
@@ -51,7 +62,7 @@ class Explorer(anywidget.AnyWidget):
                 for name, options in self._choices.items()
             ],
             position=position,
-            frames={_key(position): self._frame(position)},
+            frames={_key(position): {"png": self._canvas.png(), "alt": alt(**values)}},
             width=round(figure.get_figwidth() * PIXELS_PER_INCH),
         )
         self.on_msg(self._answer)
@@ -86,7 +97,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs):
         bundle, metadata = super()._repr_mimebundle_(**kwargs)
-        frame = self._frame(self.position)
+        frame = self.frames.get(_key(self.position)) or self._frame(self.position)
         return bundle | picture_bundle(frame["png"], frame["alt"], self.width), metadata
 
 
@@ -134,7 +145,7 @@ class _Carried:
             "sliders": explorer.sliders,
             "position": explorer.position,
             "width": explorer.width,
-            "frames": {key: frame | {"png": _address(frame["png"])} for key, frame in self.frames.items()},
+            "frames": {key: frame | {"png": png_address(frame["png"])} for key, frame in self.frames.items()},
         }
         script = (HERE / "explorer.js").read_text(encoding="utf-8").replace("export default", "const explorer =")
         style = (HERE / "explorer.css").read_text(encoding="utf-8")
@@ -185,10 +196,6 @@ def _text(option):
     return f"{option:g}" if isinstance(option, float) else str(option)
 
 
-def _address(png):
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 @styled
 def rank_explorer(images):
     """One rank for several matrices at once: ``{name: (m, n)}``. How well does a rank-r version show each?"""
@@ -234,7 +241,7 @@ def training_explorer(task, ranks=None, steps=100):
     chart, learned, planted = picture.subplots(1, 3, width_ratios=[2.6, 1, 1])
     (line,) = chart.plot(range(1, steps + 1), [1.0] * steps, color=COLOURS["W"])
     floor = evaluate(task.pretrained, task.X, task.y - task.X @ task.delta)
-    chart.axhline(floor, color="#777777", linestyle=(0, (4, 3)), linewidth=1.3)
+    chart.axhline(floor, **LEVEL)
     chart.text(1, floor * 0.92, "noise floor", va="top", color="#555555")
     chart.set(xlabel="training step", ylabel="loss", yscale="log", ylim=(0.005, 20), xlim=(0, steps))
     caption = chart.text(0.98, 0.95, "", ha="right", va="top", fontsize=12, weight="bold", transform=chart.transAxes)
@@ -276,7 +283,7 @@ def scaling_explorer(ranks=(1, 2, 4, 8, 16, 32, 64, 128, 256)):
         (line,) = chart.plot(ranks, [1.0] * len(ranks), label=convention)
         (dot,) = chart.plot([1], [1], marker=marker, markersize=10, color=line.get_color(), linestyle="none")
         moving[convention] = line, dot
-    chart.set(xscale="log", yscale="log", xlabel="rank", ylabel="scale s", ylim=(1 / 400, 100))
+    chart.set(yscale="log", xlabel="rank", ylabel="scale s", ylim=(1 / 400, 100))
     chart.set_xscale("log", base=2)
     chart.xaxis.set_major_formatter("{x:g}")
     chart.legend(loc="lower left", title="s =")
@@ -316,7 +323,7 @@ def grid_explorer(runs, floor=None):
     chart.set(xlabel="training step", ylabel="loss", yscale="log", ylim=(final.min().item() / 2, highest * 1.2))
     chart.set_xlim(0, max(map(len, runs.values())))
     if floor:
-        chart.axhline(floor, color="#777777", linestyle=(0, (4, 3)), linewidth=1.3)
+        chart.axhline(floor, **LEVEL)
     caption = chart.set_title("x")
 
     def update(rank, alpha):
