@@ -5,6 +5,7 @@ function render({ model, el }) {
   const position = [...model.get("position")]; // the index of each slider's option
   const seen = new Map(); // "3,0" → { address, alt }
   let asked = null; // the position that Python is drawing now
+  let saving; // a timer: Python hears of a new position once the hand rests, so that a picture never waits for it
   let touched = false; // nothing is drawn ahead while the notebook only runs, nor for a reader who scrolls past
   let asking; // a timer, for the case that the answer never comes
 
@@ -41,9 +42,14 @@ function render({ model, el }) {
   function move(i, index) {
     touched = true;
     position[i] = index;
+    show();
+    clearTimeout(saving);
+    saving = setTimeout(save, 150);
+  }
+
+  function save() {
     model.set("position", [...position]);
     model.save_changes();
-    show();
   }
 
   function show() {
