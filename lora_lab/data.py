@@ -108,7 +108,10 @@ def digits(task="upright", seed=0):
 
 @cache
 def python_prose():
-    """English from the running Python: ``{source: text}``, the language reference's topics and every docstring."""
+    """English from the running Python: ``{source: text}``, the language reference's topics and every docstring.
+
+    A paragraph that stands in several of them is kept where it comes first, so what is held out is new.
+    """
     from pydoc_data.topics import topics
 
     texts = {f"topic {name}": _printable(text) for name, text in topics.items()}
@@ -116,6 +119,11 @@ def python_prose():
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
         texts[name] = _printable("\n\n".join(filter(None, docstrings)))
+    seen = set()
+    for source, text in texts.items():
+        paragraphs = [paragraph for paragraph in text.split("\n\n") if paragraph.strip() not in seen]
+        seen |= {paragraph.strip() for paragraph in paragraphs}
+        texts[source] = "\n\n".join(paragraphs)
     return {source: text for source, text in texts.items() if text}
 
 

@@ -117,6 +117,7 @@ function render({ model, el }) {
   model.on("change:position", moved);
   show();
   return () => {
+    clearTimeout(saving);
     model.off("msg:custom", answered);
     model.off("change:position", moved);
     for (const frame of seen.values()) URL.revokeObjectURL(frame.address);

@@ -266,6 +266,7 @@ def test_a_later_cell_reads_where_the_sliders_stand(run_notebook):
     press(x, "ArrowRight")
     press(y, "ArrowRight")
     assert (x.get_attribute("aria-valuetext"), y.get_attribute("aria-valuetext")) == ("1", "1")
+    settle(page)  # Python hears of it when the hand has rested for a moment
     assert run_cell(page, 2) == "{'x': 1, 'y': 1}\n"
 
 
