@@ -1,7 +1,7 @@
 """lora_lab: the small package behind the course, LoRA as short as it can be said.
 
 ``layer`` is the idea, ``adapt`` puts it into a model and takes it out again, ``adapter_file`` keeps it on disk,
-``anatomy`` looks inside weights, ``data`` and ``training`` give it something to do.
+``anatomy`` looks inside weights, ``data``, ``models`` and ``training`` give it something to do.
 """
 
 from .adapt import (
@@ -20,15 +20,18 @@ from .adapter_file import AdapterFileError, load_adapter, save_adapter
 from .anatomy import amplification_factor, break_even_rank, low_rank_approximation, spectrum, subspace_similarity
 from .data import create_planted_task, create_toy_dataset, digits, python_code, python_prose, unicode_names
 from .layer import LinearWithLoRA, LoRALayer
+from .models import DigitClassifier, TinyGPT
 from .training import History, accuracy, evaluate, set_seed, train_model
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdapterFileError",
+    "DigitClassifier",
     "History",
     "LinearWithLoRA",
     "LoRALayer",
+    "TinyGPT",
     "accuracy",
     "amplification_factor",
     "break_even_rank",

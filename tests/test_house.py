@@ -22,7 +22,9 @@ MAY_IMPORT = {
     "adapter_file": {"layer", "adapt"},
     "anatomy": set(),
     "data": set(),
+    "models": set(),
     "training": set(),
+    "pretrain": {"data", "models", "training"},
     "figures": {"anatomy"},
     "sliders": {"layer", "training", "figures"},
 }
@@ -70,6 +72,7 @@ TENSORS = [
     *("wrap_layers", "lora_state", "load_lora_state", "save_adapter"),
     *("spectrum", "low_rank_approximation", "subspace_similarity", "amplification_factor"),
     *("create_toy_dataset", "create_planted_task", "PlantedTask", "Split", "digits"),
+    *("DigitClassifier", "TinyGPT", "Block", "Attention", "encode", "decode", "pretrain_digits", "held_out_loss"),
     *("train_model", "evaluate", "accuracy", "default_loss"),
 ]
 
@@ -77,7 +80,7 @@ TENSORS = [
 @pytest.mark.parametrize("name", TENSORS)
 def test_whatever_handles_tensors_states_their_shapes(name):
     things = {param.id.split(".", 1)[-1]: param.values[0] for param in public_things()}
-    assert re.search(r"\((\w+|…|min\(m, n\)), ?[\w…]*\)", things[name].__doc__), things[name].__doc__
+    assert re.search(r"\((\w+|…|min\(m, n\)), ?[\w…, ]*\)", things[name].__doc__), things[name].__doc__
 
 
 def test_the_public_names_are_sorted_and_exist():

@@ -1,0 +1,144 @@
+"""The models of the course, small enough to read and to train on a laptop, with the weights that ship with them."""
+
+import math
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+WEIGHTS = Path(__file__).parent / "weights"
+# What TinyGPT reads and writes: the newline and printable ASCII. A character's number is its place here.
+ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
+NUMBERS = {character: number for number, character in enumerate(ALPHABET)}
+
+
+class _Shipped(nn.Module):
+    """A model whose trained weights come with the package."""
+
+    @classmethod
+    def pretrained(cls):
+        """The model with the weights that ``python -m lora_lab.pretrain`` made, ready to use. Nothing is downloaded."""
+        model = cls()
+        model.load_state_dict(safetensors.torch.load_file(cls.weights_file()))  # half precision becomes float32
+        return model.eval()
+
+    @classmethod
+    def weights_file(cls):
+        """Where the shipped weights lie."""
+        return WEIGHTS / f"{cls.__name__}.safetensors"
+
+
+class DigitClassifier(_Shipped):
+    """Three linear layers that name a handwritten digit: 64 pixels → 256 → 256 → 10 classes, (n, 64) → (n, 10)."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(64, 256)
+        self.fc2 = nn.Linear(256, 256)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x):
+        """(n, 64) → (n, 10)."""
+        return self.head(F.relu(self.fc2(F.relu(self.fc1(x)))))
+
+
+class TinyGPT(_Shipped):
+    """A GPT of 1.9 million parameters that reads and writes characters: (n, length) → (n, length, 96).
+
+    At each place its 96 outputs say which character may come next. ``context`` is the longest text it can look back on.
+    """
+
+    def __init__(self, width=192, depth=4, heads=6, context=256, dropout=0.0):
+        super().__init__()
+        self.context = context
+        self.characters = nn.Embedding(len(ALPHABET), width)
+        self.places = nn.Embedding(context, width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, len(ALPHABET), bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                # Each block adds twice to the stream; the smaller start keeps the sum of all blocks in bounds.
+                last = name.endswith(("o.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if last else 0.02)
+
+    def forward(self, tokens):
+        """(n, length) whole numbers → (n, length, 96)."""
+        x = self.dropout(self.characters(tokens) + self.places.weight[: tokens.shape[1]])
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+    @torch.no_grad()
+    def write(self, prompt, length=200, temperature=0.7, seed=0):
+        """Go on from ``prompt`` by ``length`` characters and return both. A low temperature keeps to the likeliest."""
+        if not prompt:
+            raise ValueError(
+                "the prompt is empty; give at least one character to go on from, if only a newline"
+            )
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature!r} is not a positive number; try 0.7, or 0.01 for no surprises")
+        random = torch.Generator().manual_seed(seed)
+        tokens = encode(prompt)
+        for _ in range(length):
+            logits = self(tokens[-self.context :][None])[0, -1]
+            chosen = torch.multinomial((logits.cpu() / temperature).softmax(-1), 1, generator=random)
+            tokens = torch.cat([tokens, chosen])
+        return decode(tokens)
+
+
+class Block(nn.Module):
+    """One layer of a transformer: attend, then think. Each adds to the stream x, (n, length, width)."""
+
+    def __init__(self, width, heads, dropout=0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        """(n, length, width) → the same."""
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
+
+
+class Attention(nn.Module):
+    """Each place gathers from the places before it what its query asks for: (n, length, width) → the same."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(width, width, bias=False)
+        self.v = nn.Linear(width, width, bias=False)
+        self.o = nn.Linear(width, width, bias=False)
+
+    def forward(self, x):
+        """(n, length, width) → the same."""
+        n, length, width = x.shape
+        q, k, v = (project(x).view(n, length, self.heads, -1).transpose(1, 2) for project in (self.q, self.k, self.v))
+        gathered = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o(gathered.transpose(1, 2).reshape(n, length, width))
+
+
+def encode(text):
+    """Text as the numbers that TinyGPT reads: a tensor of shape (length,)."""
+    foreign = sorted(set(text) - set(ALPHABET))
+    if foreign:
+        raise ValueError(
+            f"TinyGPT knows newlines and printable ASCII only, and this text has {foreign[0]!r}"
+            + f" and {len(foreign) - 1} others" * (len(foreign) > 1)
+            + "; replace them, or drop them with text.encode('ascii', 'ignore').decode()"
+        )
+    return torch.tensor([NUMBERS[character] for character in text], dtype=torch.long)
+
+
+def decode(tokens):
+    """The text that numbers of shape (length,) stand for."""
+    return "".join(ALPHABET[token] for token in tokens.tolist())

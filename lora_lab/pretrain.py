@@ -1,0 +1,127 @@
+"""How the shipped weights were made: ``python -m lora_lab.pretrain digits`` (seconds) or ``… tinygpt`` (hours).
+
+Both need nothing but this package. An interrupted ``tinygpt`` goes on from its last checkpoint.
+"""
+
+import argparse
+import math
+import zlib
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch.nn import functional as F
+
+from .data import digits, python_prose
+from .models import DigitClassifier, TinyGPT, encode
+from .training import accuracy, set_seed, train_model
+
+CHECKPOINT = Path("tinygpt.checkpoint")
+SAVED_EVERY = 500  # steps
+
+
+def pretrain_digits():
+    """Train the digit classifier on upright digits, (n, 64) → (n, 10)."""
+    task = digits("upright")
+    set_seed(0)
+    model = DigitClassifier()
+    train_model(model, task.X, task.y, epochs=60, lr=1e-3, batch_size=128)
+    return model, f"{accuracy(model, task.X_test, task.y_test):.1%} of the test digits are right"
+
+
+def split_by_file(texts, tenth=0):
+    """All texts as two: a tenth of the files to test on, the others to train on: ``(train, test)``.
+
+    The names decide which, by their checksum, so it is the same files everywhere. Joined by blank lines.
+    """
+    held_out = {name for name in texts if zlib.crc32(name.encode()) % 10 == tenth}
+    return tuple(
+        "\n\n".join(text for name, text in texts.items() if (name in held_out) is wanted) for wanted in (False, True)
+    )
+
+
+def pretrain_tinygpt(steps, batch_size=16, lr=2e-3, checkpoint=CHECKPOINT):
+    """Train TinyGPT on the prose of the running Python; now and then a checkpoint and the held-out loss."""
+    from tqdm.auto import trange
+
+    train, test = map(encode, split_by_file(python_prose()))
+    set_seed(0)
+    model = TinyGPT(dropout=0.1)
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+        print(f"going on from step {first:,}")
+    bar = trange(first, steps, initial=first, total=steps, desc="TinyGPT", unit="step")
+    for step in bar:
+        set_seed(step)  # the same batch and the same dropout, whether interrupted before or not
+        for group in optimizer.param_groups:
+            group["lr"] = lr * _schedule(step, steps)
+        tokens = _windows(train, batch_size, model.context)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = _loss(model, tokens)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save(state, checkpoint)
+            bar.write(f"step {step + 1:,}: loss {loss.item():.3f}, held out {held_out_loss(model, test):.3f}")
+    nats = held_out_loss(model, test)
+    return model, f"held out: {nats:.3f} nats, {nats / math.log(2):.3f} bits per character after {steps:,} steps"
+
+
+@torch.no_grad()
+def held_out_loss(model, tokens):
+    """The mean loss in nats per character over a whole text (length,), each window read from its own beginning."""
+    model.eval()
+    windows = tokens[: len(tokens) // (model.context + 1) * (model.context + 1)].view(-1, model.context + 1)
+    total = sum(_loss(model, batch).item() * len(batch) for batch in windows.split(32))
+    model.train()
+    return total / len(windows)
+
+
+def _windows(tokens, n, length):
+    """(n, length + 1) pieces of a text from random places."""
+    starts = torch.randint(len(tokens) - length, (n,))
+    return tokens[starts[:, None] + torch.arange(length + 1)]
+
+
+def _loss(model, tokens):
+    """What the model makes of each next character."""
+    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+def _schedule(step, steps, warmup=200):
+    """The share of the learning rate: up in ``warmup`` steps, then down a half cosine to a fiftieth."""
+    progress = max(0, step - warmup) / max(1, steps - warmup)
+    return min(1, (step + 1) / warmup) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def save(model, note):
+    """Write a model's weights, in half precision, where ``pretrained`` finds them."""
+    file = model.weights_file()
+    file.parent.mkdir(exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    file.write_bytes(safetensors.torch.save(weights, metadata={"trained": note}))
+    print(f"{file.name}: {note}")
+
+
+def main():
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m lora_lab.pretrain", description=__doc__)
+    parser.add_argument("model", choices=["digits", "tinygpt"])
+    parser.add_argument("--steps", type=int, default=14000, help="how long to train TinyGPT")
+    options = parser.parse_args()
+    save(*(pretrain_digits() if options.model == "digits" else pretrain_tinygpt(options.steps)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The course's own models: what they compute, and that the shipped weights are what they say."""
+
+import pytest
+import torch
+
+from lora_lab import DigitClassifier, TinyGPT, accuracy, digits, python_prose
+from lora_lab.models import ALPHABET, decode, encode
+from lora_lab.pretrain import pretrain_tinygpt, split_by_file
+
+
+def small_gpt():
+    torch.manual_seed(0)
+    return TinyGPT(width=16, depth=2, heads=2, context=12).eval()
+
+
+def test_the_shipped_digit_classifier_reads_digits_that_it_has_never_seen():
+    task = digits()
+    assert accuracy(DigitClassifier.pretrained(), task.X_test, task.y_test) > 0.97
+
+
+def test_every_character_has_a_number_and_comes_back():
+    assert decode(encode(ALPHABET)) == ALPHABET and len(ALPHABET) == len(set(ALPHABET)) == 96
+
+
+def test_a_character_that_tinygpt_does_not_know_is_named():
+    with pytest.raises(ValueError, match=r"'é' and 1 others; .*ascii"):
+        encode("café – so")
+
+
+def test_no_place_sees_the_characters_after_it():
+    model, tokens = small_gpt(), encode("abcdefghijkl")[None]
+    changed = tokens.clone()
+    changed[0, 6:] = 3
+    torch.testing.assert_close(model(tokens)[:, :6], model(changed)[:, :6])
+    assert not torch.allclose(model(tokens)[:, 6:], model(changed)[:, 6:])
+
+
+def test_writing_goes_on_from_the_prompt_beyond_the_context_and_the_same_way_for_one_seed():
+    model = small_gpt()
+    text = model.write("ab", length=30, seed=1)
+    assert text.startswith("ab") and len(text) == 32
+    assert text == model.write("ab", length=30, seed=1) != model.write("ab", length=30, seed=2)
+
+
+@pytest.mark.parametrize(("options", "way_out"), [({"prompt": ""}, "newline"), ({"temperature": 0}, "0.01")])
+def test_writing_refuses_what_it_cant_do(options, way_out):
+    with pytest.raises(ValueError, match=way_out):
+        small_gpt().write(**{"prompt": "a"} | options)
+
+
+def test_files_are_held_out_whole_and_by_name():
+    texts = python_prose()
+    train, test = split_by_file(texts)
+    assert 0.05 < len(test) / (len(train) + len(test)) < 0.2
+    held_out = [name for name, text in texts.items() if text in test]
+    assert set(split_by_file({name: texts[name] for name in held_out})) == {"", test}
+
+
+def test_an_interrupted_pretraining_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    """Stopped after 2 of 4 steps and started again, it ends with the same weights as in one go."""
+    monkeypatch.setattr("lora_lab.pretrain.TinyGPT", lambda dropout: TinyGPT(16, 1, 2, context=16, dropout=dropout))
+    monkeypatch.setattr("lora_lab.pretrain.python_prose", lambda: {f"file {i}": "some prose " * 50 for i in range(30)})
+    monkeypatch.setattr("lora_lab.pretrain.SAVED_EVERY", 2)
+
+    def stop(model, tokens):
+        raise KeyboardInterrupt
+
+    whole, note = pretrain_tinygpt(4, checkpoint=tmp_path / "one")
+    assert "nats" in note
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr("lora_lab.pretrain.held_out_loss", stop)
+        pretrain_tinygpt(4, checkpoint=tmp_path / "two")
+    resumed, _ = pretrain_tinygpt(4, checkpoint=tmp_path / "two")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
