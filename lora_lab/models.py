@@ -76,9 +76,7 @@ class TinyGPT(_Shipped):
     def write(self, prompt, length=200, temperature=0.7, seed=0):
         """Go on from ``prompt`` by ``length`` characters and return both. A low temperature keeps to the likeliest."""
         if not prompt:
-            raise ValueError(
-                "the prompt is empty; give at least one character to go on from, if only a newline"
-            )
+            raise ValueError("the prompt is empty; give at least one character to go on from, if only a newline")
         if not temperature > 0:
             raise ValueError(f"temperature={temperature!r} is not a positive number; try 0.7, or 0.01 for no surprises")
         random = torch.Generator().manual_seed(seed)
