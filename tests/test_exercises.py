@@ -108,6 +108,7 @@ RIGHT_IN_ANOTHER_WAY = [
     ("part_02.new_A_and_B", lambda m, n, r: (torch.randn(m, r) / m**0.5, torch.zeros(r, n))),
     ("part_03.trainable", lambda model: (p for p in model.parameters() if p.requires_grad)),
     ("part_03.trainable", lambda model: [{"params": [p for p in model.parameters() if p.requires_grad]}]),
+    ("part_03.trainable", lambda model: {n: p for n, p in model.named_parameters() if p.requires_grad}.values()),
     ("part_03.knowing_nothing", lambda y: y.var(dim=0, correction=0).mean().item()),
 ]
 
@@ -134,13 +135,33 @@ def writes(x):
         (lambda x: x.nothing, "it raises AttributeError"),
         (lambda x: print(end=""), "it returns nothing; is the return missing?"),
         (lambda x: -2 * x * x, "4 of 4 numbers are off"),
-        (writes, "it writes into its argument number 1"),
+        (writes, "it writes into its argument x"),
         (lambda x: (x, x), "but a tensor of shape (2, 2) is right"),
     ],
 )
 def test_an_unknown_mistake_is_described_by_what_differs(answer, diagnosis):
     card = SQUARE.check(answer)
-    assert diagnosis in card.text and card.text.startswith("For a 2 × 2 tensor: ")
+    assert diagnosis in card.text and card.text.startswith("For x (2 × 2): ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "diagnosis"),
+    [
+        (lambda a, b: a, "Right for other arguments, but not for all. For a=2, b=3: it gives 2, but 5 is right"),
+        (lambda a, b: (a + b) / 2, "a whole number is asked for, and it gives 0.5"),
+        (lambda a, b: torch.ones(3), "one number is asked for, and it gives a tensor of shape (3,)"),
+        (lambda a, b: [torch.nn.ReLU()], "it gives a list of 1: a module of type ReLU, but 1 is right"),
+        (lambda a, b: a.foo, "the known mistake that raises"),
+    ],
+)
+def test_a_wrong_number_is_described_for_the_arguments_by_name(answer, diagnosis):
+    known = [(lambda a, b: a.foo, "the known mistake that raises")]
+    assert diagnosis in Exercise("t", lambda a, b: a + b, ["h"], known, [(1, 0), (2, 3)]).check(answer).text
+
+
+def test_what_an_exercise_observes_is_named():
+    observed = Exercise("t", lambda: 2, ["h"], [], observe=lambda answer: {"the length": str(answer())})
+    assert observed.check(lambda: 3).text == "the length is 3, but 2 is right"
 
 
 def test_a_transposed_result_is_recognised():

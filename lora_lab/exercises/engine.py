@@ -92,11 +92,16 @@ class Exercise:
         if all(_same(a, e) for a, e in zip(actual, expected, strict=True)):
             return Card("✓", "Correct", self.praise)
         for wrong, sentence in self.misconceptions:
-            if all(_same(a, w) for a, w in zip(actual, self._results(wrong), strict=True)):
+            if all(_same(a, w) or _fails_alike(a, w) for a, w in zip(actual, self._results(wrong), strict=True)):
                 return Card("✗", "Not yet", sentence)
-        case, a, e = next(z for z in zip(self.cases, actual, expected, strict=True) if not _same(z[1], z[2]))
-        given = f"For {', '.join(map(_short, case))}: " if case else ""
-        return Card("✗", "Not yet", given + difference(a, e))
+        i = next(i for i, (a, e) in enumerate(zip(actual, expected, strict=True)) if not _same(a, e))
+        given = f"For {', '.join(map(_labelled, self._names(), self.cases[i]))}: " if self.cases[i] else ""
+        found = difference(actual[i], expected[i])
+        return Card("✗", "Not yet", "Right for other arguments, but not for all. " * (i > 0) + given + found)
+
+    def _names(self):
+        """What the exercise calls its arguments."""
+        return list(inspect.signature(self.reference).parameters)
 
     def _compare_value(self, answer):
         if _same(answer, self.reference):
@@ -130,15 +135,15 @@ class Exercise:
             if returned:
                 return _Fault(f"it returns {_describe(returned[0])}, which is not what is asked for")
             return _Fault(f"it raises {type(error).__name__}: {error}")
-        for number, (now, before) in enumerate(zip(arguments, case, strict=True), start=1):
+        for i, (now, before) in enumerate(zip(arguments, case, strict=True)):
             if isinstance(before, torch.Tensor) and not torch.equal(now, before):
-                return _Fault(f"it writes into its argument number {number}, which belongs to somebody else")
+                return _Fault(f"it writes into its argument {self._names()[i]}, which belongs to somebody else")
         return result
 
 
 @dataclass
 class _Fault:
-    """Stands for the result of an answer that gave none. Two answers that fail have not thereby the same result."""
+    """Stands for the result of an answer that gave none, and is never right."""
 
     message: str
 
@@ -149,15 +154,22 @@ def difference(actual, expected):
         return actual.message
     if actual is None:
         return "it returns nothing; is the return missing?"
+    if isinstance(expected, dict):  # what an exercise has observed, by name
+        name = next(name for name in expected if not _same(actual[name], expected[name]))
+        return f"{name} is {actual[name]}, but {expected[name]} is right"
     if isinstance(expected, (tuple, list)):
-        if not isinstance(actual, (tuple, list)) or len(actual) != len(expected):
+        if not isinstance(actual, (tuple, list)):
             return f"it gives {_describe(actual)}, but {len(expected)} things are asked for"
+        if len(actual) != len(expected):
+            return f"it gives {len(actual)} things, but {len(expected)} are asked for"
         i = next(i for i, (a, e) in enumerate(zip(actual, expected, strict=True)) if not _same(a, e))
         return f"of the {len(expected)} results, number {i + 1} is off: {difference(actual[i], expected[i])}"
     a, e = _tensor(actual), _tensor(expected)
     if a is None or e is None:
         return f"it gives {_describe(actual)}, but {_describe(expected)} is right"
     if a.shape != e.shape:
+        if e.dim() == 0:
+            return f"one number is asked for, and it gives {_describe(actual)}"
         turned = " Is it transposed?" if e.dim() == 2 and a.shape == e.T.shape else ""
         return f"the result has shape {tuple(a.shape)}, but {tuple(e.shape)} is right.{turned}"
     if isinstance(actual, torch.Tensor) and isinstance(expected, torch.Tensor):
@@ -169,6 +181,8 @@ def difference(actual, expected):
     if e.any() and torch.allclose(a, -e, rtol=1e-4, atol=1e-6):
         return "the sign is reversed, everything else is right"
     if a.numel() == 1:
+        if isinstance(expected, int) and a.item() != round(a.item()):
+            return f"a whole number is asked for, and it gives {a.item():.6g}"
         return f"it gives {a.item():.6g}, but {e.item():.6g} is right"
     ratio = ((a * e).sum() / (e * e).sum()).item()
     if ratio > 0 and torch.allclose(a, ratio * e, rtol=1e-3, atol=1e-6):
@@ -179,6 +193,8 @@ def difference(actual, expected):
 def _same(actual, expected):
     if isinstance(actual, _Fault) or isinstance(expected, _Fault):
         return False
+    if isinstance(expected, dict):
+        return isinstance(actual, dict) and _same(list(actual.values()), list(expected.values()))
     if isinstance(expected, (tuple, list)):
         alike = isinstance(actual, (tuple, list)) and len(actual) == len(expected)
         return alike and all(_same(a, e) for a, e in zip(actual, expected, strict=True))
@@ -192,6 +208,11 @@ def _same(actual, expected):
     ):
         return False
     return a.shape == e.shape and torch.allclose(a, e, rtol=1e-4, atol=1e-6)
+
+
+def _fails_alike(actual, wrong):
+    """Whether a known wrong answer fails with the same words."""
+    return isinstance(actual, _Fault) and actual == wrong
 
 
 def _tensor(value):
@@ -218,7 +239,16 @@ def _describe(value):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, torch.nn.Module):
         return f"a module of type {type(value).__name__}"
+    if type(value) in (tuple, list) and 0 < len(value) <= 4:
+        return f"a {type(value).__name__} of {len(value)}: {', '.join(map(_describe, value))}"
     return "a function" if callable(value) else _short(value)
+
+
+def _labelled(name, value):
+    """An argument as the learner reads it: ``rank=4``, ``x (5 × 6)``."""
+    if isinstance(value, torch.Tensor) and value.numel() > 1:
+        return f"{name} ({' × '.join(map(str, value.shape))})"
+    return f"{name}={_short(value)}"
 
 
 def _short(value):

@@ -40,6 +40,7 @@ lora_parameters = Exercise(
             lambda m, n, r: r * m + n,
             "Rank multiplies both sides. Are the parentheses missing in rank * (in_features + out_features)?",
         ),
+        (lambda m, n, r: 4 * (m + n), "4 is one layer's rank. The function gets the rank as an argument: use it."),
         (lambda m, n, r: 192, "192 is the number for the layer above. The function has to work for any layer."),
         (lambda m, n, r: r * (m + n) + n, "That counts the bias as well. The bias is frozen together with W."),
     ],

@@ -47,6 +47,10 @@ keep = Exercise(
             "That keeps the last terms. They are sorted, the largest first, and the largest matter.",
         ),
         (
+            lambda U, S, Vh, r: (U[:r].T * S[:r]) @ Vh[:r],
+            "U's directions are its columns: U[:, :rank], where U[:rank] takes rows.",
+        ),
+        (
             lambda U, S, Vh, r: (U * S) @ Vh,
             "That is the whole matrix again: all terms are kept. Keep the first rank of them.",
         ),
@@ -112,6 +116,14 @@ largest_rank_that_saves = Exercise(
         (
             lambda m, n: m * n / m + n,
             "Parentheses are missing: m * n / m + n is n + n. The sum m + n is what m * n is divided by.",
+        ),
+        (
+            lambda m, n: 1 if m * n > m + n else None,
+            "That is the first rank that saves. A return inside the loop ends it: go on to the last one that does.",
+        ),
+        (
+            lambda m, n: m * n / (m + n) - 1,
+            "A rank is a whole number: the largest one below the break-even rank, which is not always one less.",
         ),
         (lambda m, n: (m + n) // (m * n), "That is upside down: solve rank · (m + n) < m · n for the rank."),
     ],

@@ -39,6 +39,18 @@ lora_forward = Exercise(
             "The scale belongs to the path through A and B alone; the frozen layer stays as it was.",
         ),
         (
+            lambda x, W, b, A, B, s: s * (x @ W.T + b) + x @ A @ B,
+            "The scale is on the wrong path: it multiplies the path through A and B, and the frozen layer stays as it was.",
+        ),
+        (
+            lambda x, W, b, A, B, s: x @ W.T + b + s * (A @ B),
+            "A @ B is the change of the weight. x has to go through it: x @ A @ B.",
+        ),
+        (
+            lambda x, W, b, A, B, s: x @ (W.T + s * A @ B + b),
+            "The bias is added after x has been multiplied: outside the parentheses.",
+        ),
+        (
             lambda x, W, b, A, B, s: x @ W.T + s * (x @ A @ B),
             "The bias b is missing. It is frozen, but it still takes part.",
         ),
@@ -79,6 +91,11 @@ def _freeze_and_zero(linear):
     linear.weight.zero_()
 
 
+def _drop_the_bias(linear):
+    linear.weight.requires_grad = False
+    linear.bias = None
+
+
 def _freeze_a_copy(linear):
     return copy.deepcopy(linear).requires_grad_(False)
 
@@ -89,9 +106,14 @@ def _observe_freezing(answer):
     returned = answer(linear)
     trainable = [name for name, parameter in linear.named_parameters() if parameter.requires_grad]
     after = linear.state_dict()
-    kept = list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    kept = all(torch.equal(after[name], before[name]) for name in before if name in after)
     froze_another = isinstance(returned, nn.Module) and not any(p.requires_grad for p in returned.parameters())
-    return str(trainable), kept, bool(trainable) and froze_another
+    return {
+        "the list of parameters that still take a gradient": str(trainable),
+        "the list of parameters that are there": str(list(after)),
+        "it that the numbers were kept": kept,
+        "it that another layer was frozen": bool(trainable) and froze_another,
+    }
 
 
 freeze = Exercise(
@@ -114,8 +136,9 @@ freeze = Exercise(
         ),
         (
             lambda linear: linear.eval(),
-            "Nothing is frozen: weight and bias still take a gradient. linear.requires_grad = False only hangs an attribute on the module, .data and .detach() are other tensors, eval() is about dropout. Switch off each parameter.",
+            "Nothing is frozen: weight and bias still take a gradient. (== only asks, = sets; linear.requires_grad = False only hangs an attribute on the module, .data and .detach() are other tensors, eval() is about dropout.) Switch off requires_grad of each parameter.",
         ),
+        (_drop_the_bias, "The bias is gone. Freezing keeps every parameter and only stops its gradient."),
         (_freeze_a_copy, "The copy is frozen. The layer that you were given still learns."),
         (
             _freeze_and_zero,
@@ -135,21 +158,30 @@ def new_A_and_B(in_features, out_features, rank):
 
 def _observe_start(answer, m, n, rank):
     A, B = answer(m, n, rank)
-    return str(tuple(A.shape)), str(tuple(B.shape)), _filling(A.detach(), m, rank), bool(B.any())
+    if not isinstance(A, torch.Tensor):
+        raise TypeError
+    return {
+        "the shape of A": str(tuple(A.shape)),
+        "the shape of B": str(tuple(B.shape)),
+        "the size of A's numbers": _filling(A.detach(), m, n, rank),
+        "the start of B": "not zero" if B.any() else "zero",
+    }
 
 
-def _filling(A, m, rank):
-    """How A is filled, in words: uniform or Gaussian are both fair, if the size is that of ±1/√in_features."""
+def _filling(A, m, n, rank):
+    """How A is filled, in words: uniform or Gaussian are both right, if the size is that of ±1/√in_features."""
     size = A.square().mean().sqrt().item()
     if size == 0:
         return "zero"
     if (A >= 0).all() or (A <= 0).all():
         return "one sign"
-    if 0.2 < size * math.sqrt(m) < 1.7:
-        return "fair"
-    return (
-        "too small" if size * math.sqrt(m) <= 0.2 else "like 1/√rank" if size * math.sqrt(rank) < 0.8 else "too large"
-    )
+    if 0.3 < size * math.sqrt(m) < 1.7:
+        return "that of ±1/√in_features"
+    if abs(size * math.sqrt(3 * n) - 1) < 0.2:
+        return "that of ±1/√out_features"
+    if abs(size * math.sqrt(3 * rank) - 1) < 0.2:
+        return "that of ±1/√rank"
+    return f"{'less' if size * math.sqrt(m) < 1 else 'more'} than that of ±1/√in_features"
 
 
 def _start(A, B):
@@ -199,6 +231,11 @@ new_A_and_B = Exercise(
             _start(lambda m, r: (2 * torch.rand(m, r) - 1) / math.sqrt(r), torch.zeros),
             "The bound is 1/√rank here. On an (in, rank) tensor torch's Kaiming helper reads the rank as the number of inputs; it is in_features.",
         ),
+        (
+            lambda m, n, r: (math.sqrt(m / n) * _uniform(m, r), torch.zeros(r, n)),
+            "The bound is 1/√out_features here. A takes in x, which has in_features numbers: 1/√in_features.",
+        ),
+        (lambda m, n, r: (torch.zeros(r, n), _uniform(m, r)), "A and B are in the wrong order: return A, B."),
         (
             _start(lambda m, r: torch.rand(m, r) / math.sqrt(m), torch.zeros),
             "All of A has one sign, so its directions are nearly the same. Spread it over both sides of 0: ±1/√in_features.",

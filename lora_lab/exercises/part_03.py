@@ -42,6 +42,18 @@ knowing_nothing = Exercise(
         ),
         (lambda y: y.std(dim=0).mean(), "That is a standard deviation. The loss is a mean of squares."),
         (
+            lambda y: y.mean(dim=0),
+            "Those are the best constants to predict. Return the loss of predicting them: their mean squared error.",
+        ),
+        (
+            lambda y: y.var(),
+            "That is the variance around one mean for all outputs, divided by n - 1. Each output has a mean of its own (dim=0), and the loss divides by n (correction=0).",
+        ),
+        (
+            lambda y: (y - y.mean(dim=0)).square().mean().sqrt(),
+            "That is the root of the loss. The mean squared error has no root.",
+        ),
+        (
             lambda y: (y - y.mean(dim=0)).abs().mean(),
             "That is the mean absolute error. The loss here squares the differences.",
         ),
@@ -67,10 +79,10 @@ def _first_only(model):
 def _observe_trainable(answer):
     model = torch.nn.Sequential(LinearWithLoRA(torch.nn.Linear(6, 5), 2), LinearWithLoRA(torch.nn.Linear(5, 4), 2))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    result = [answer(model)]
+    result = list(answer(model))
     while any(isinstance(item, (list, tuple, dict)) or hasattr(item, "__next__") for item in result):
         result = [part for item in result for part in _parts(item)]
-    return sorted("a name" if isinstance(item, str) else names.get(id(item), "another tensor") for item in result)
+    return sorted(names.get(id(item), f"an object of type {type(item).__name__}") for item in result)
 
 
 def _parts(item):
@@ -113,6 +125,10 @@ trainable = Exercise(
         (
             lambda model: [p.data for p in model.parameters() if p.requires_grad],
             "p.data is another tensor, without a gradient. An optimizer takes the parameters themselves.",
+        ),
+        (
+            lambda model: [p.requires_grad for p in model.parameters()],
+            "Those are True and False, one for each parameter. The condition goes behind: [p for p in … if p.requires_grad].",
         ),
         (_first_only, "Only the first one comes back. A return inside the loop ends it."),
         (

@@ -48,6 +48,10 @@ scale = Exercise(
             "The root is of the rank, not of alpha.",
         ),
         (
+            lambda a, r, c: {"alpha/r": a / r, "alpha": a}.get(c, a / r / 2),
+            "rank ** 1 / 2 is half of rank ** 1. The root is rank ** 0.5.",
+        ),
+        (
             lambda a, r, c: {"alpha/r": a // r, "alpha": a}.get(c, a / math.sqrt(r)),
             "// drops the remainder. A scale may be any number: use /.",
         ),
@@ -83,6 +87,11 @@ alpha_for = Exercise(
         ),
         (lambda n, a, r: n, "alpha = rank makes the scale 1. It keeps the scale only where it was 1 before."),
         (lambda n, a, r: a * math.sqrt(n / r), "That keeps alpha/sqrt(r) the same. The question is about alpha/r."),
+        (
+            lambda n, a, r: a / n,
+            "That is the new scale if alpha stays as it is. Which alpha makes alpha / new_rank the old alpha / rank?",
+        ),
+        (lambda n, a, r: n / r, "That is the factor by which alpha has to grow. Multiply alpha by it."),
         (lambda n, a, r: a / r, "That is the scale itself. Which alpha gives the same scale at the new rank?"),
     ],
     praise="Under alpha/r, alpha has to grow in step with the rank.",
