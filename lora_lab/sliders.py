@@ -336,4 +336,5 @@ def grid_explorer(runs, floor=None):
     def alt(rank, alpha):
         return f"With rank {rank} and alpha {alpha} the loss ends at {runs[rank, alpha][-1]:.2f}."
 
-    return Explorer(picture, update, alt, rank=ranks, alpha=alphas)
+    middle = {"rank": ranks[len(ranks) // 2], "alpha": alphas[len(alphas) // 2]}
+    return Explorer(picture, update, alt, rank=ranks, alpha=alphas, start=middle)

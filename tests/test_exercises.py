@@ -161,7 +161,7 @@ def test_a_wrong_number_is_described_for_the_arguments_by_name(answer, diagnosis
 
 def test_what_an_exercise_observes_is_named():
     observed = Exercise("t", lambda: 2, ["h"], [], observe=lambda answer: {"the length": str(answer())})
-    assert observed.check(lambda: 3).text == "the length is 3, but 2 is right"
+    assert observed.check(lambda: 3).text == "The length is 3, but 2 is right"
 
 
 def test_a_transposed_result_is_recognised():

@@ -97,7 +97,8 @@ class Exercise:
         i = next(i for i, (a, e) in enumerate(zip(actual, expected, strict=True)) if not _same(a, e))
         given = f"For {', '.join(map(_labelled, self._names(), self.cases[i]))}: " if self.cases[i] else ""
         found = difference(actual[i], expected[i])
-        return Card("✗", "Not yet", "Right for other arguments, but not for all. " * (i > 0) + given + found)
+        text = "Right for other arguments, but not for all. " * (i > 0) + given + found
+        return Card("✗", "Not yet", text[0].upper() + text[1:])
 
     def _names(self):
         """What the exercise calls its arguments."""
