@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 
 import matplotlib
+import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -227,3 +228,28 @@ def heat_cells(axes, values, rows, columns, row_label, column_label):
     axes.set(xlabel=column_label, ylabel=row_label)
     axes.grid(False)
     axes.spines[:].set_visible(False)
+
+
+def mosaic(images, columns):
+    """Images (n, height, width) in rows of so many, a blank line between them: one image for imshow."""
+    n, height, width = images.shape
+    rows = -(-n // columns)
+    sheet = torch.zeros(rows * (height + 1), columns * (width + 1))
+    for i, image in enumerate(images):
+        top, left = (height + 1) * (i // columns), (width + 1) * (i % columns)
+        sheet[top : top + height, left : left + width] = image
+    return sheet[:-1, :-1]
+
+
+@styled
+def digit_rows(rows, title):
+    """Rows of handwritten digits, one below the other: ``{label: (n, 64)}``, ink from 0 to 1."""
+    picture = figure(f"{title}. Rows of handwritten digits: {', '.join(rows)}.", width=7, height=0.4 + 0.68 * len(rows))
+    for axes, (label, images) in zip(picture.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+        axes.imshow(mosaic(images.reshape(-1, 8, 8), len(images)), cmap="gray_r", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel(label, rotation=0, ha="right", va="center")
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    picture.suptitle(title, x=0.01, ha="left", weight="bold")
+    return picture

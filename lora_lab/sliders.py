@@ -22,6 +22,7 @@ from .figures import (
     draw_matrix,
     figure,
     heat_cells,
+    mosaic,
     picture_bundle,
     png_address,
     styled,
@@ -338,3 +339,65 @@ def grid_explorer(runs, floor=None):
 
     middle = {"rank": ranks[len(ranks) // 2], "alpha": alphas[len(alphas) // 2]}
     return Explorer(picture, update, alt, rank=ranks, alpha=alphas, start=middle)
+
+
+@styled
+def digits_explorer(runs, tasks, base="upright"):
+    """Finished adaptations to several tasks: which digits does each still get wrong?
+
+    ``runs`` is ``{(task, rank): (predictions (n,), accuracy on the old task)}`` and ``tasks`` ``{task: Split}``.
+    """
+    names, ranks = (list(dict.fromkeys(key[i] for key in runs)) for i in (0, 1))
+    columns, shown = 6, 12
+    picture = figure("", width=10, height=3.4)
+    chart, sheet = picture.subplots(1, 2, width_ratios=[1.15, 1])
+    lines = {}
+    for key, label, marker in (("ΔW", "the new task", "o"), ("W", f"the old task, {base}", "s")):
+        (line,) = chart.plot(ranks, [0] * len(ranks), color=COLOURS[key], marker=marker, label=label)
+        (here,) = chart.plot([1], [0], color=COLOURS[key], marker=marker, markersize=14, linestyle="none")
+        lines[key] = line, here
+    chart.set_xscale("log", base=2)
+    chart.xaxis.set_major_formatter("{x:g}")
+    chart.set(xlabel="rank", ylabel="right on test digits, %", ylim=(-3, 103))
+    chart.legend(loc="lower right")
+    image = sheet.imshow(mosaic(torch.zeros(shown, 11, 8), columns), cmap="gray_r", vmin=0, vmax=1)
+    sheet.set(xticks=[], yticks=[])
+    sheet.grid(False)
+    sheet.spines[:].set_visible(False)
+    captions = [
+        sheet.text(9 * (i % columns) + 3.5, 12 * (i // columns) + 9.3, "", ha="center", va="center", fontsize=10)
+        for i in range(shown)
+    ]
+    heading = sheet.set_title("x")
+    wrong = {}
+
+    def score(task, rank):
+        """Accuracy on the new and the old task, in percent."""
+        predictions, old = runs[task, rank]
+        return 100 * (predictions == tasks[task].y_test).double().mean().item(), 100 * old
+
+    def update(task, rank):
+        scores = list(zip(*(score(task, r) for r in ranks), strict=True))
+        for (line, here), values in zip(lines.values(), scores, strict=True):
+            line.set_ydata(values)
+            here.set_data([rank], [values[ranks.index(rank)]])
+        predictions, data = runs[task, rank][0], tasks[task]
+        mistakes = (predictions != data.y_test).nonzero()[:, 0]
+        wrong[task, rank] = len(mistakes)
+        digits = torch.zeros(shown, 11, 8)  # three rows below each digit, for its caption
+        digits[: len(mistakes), :8] = data.X_test[mistakes[:shown]].reshape(-1, 8, 8)
+        image.set_data(mosaic(digits, columns))
+        for i, caption in enumerate(captions):
+            seen = f"read as {predictions[mistakes[i]]}" if i < len(mistakes) else ""
+            caption.set_text(seen)
+        heading.set_text(f"{task}, rank {rank}: {len(mistakes)} of {len(predictions)} still wrong")
+        return [*(artist for pair in lines.values() for artist in pair), image, *captions, heading]
+
+    def alt(task, rank):
+        new, old = score(task, rank)
+        return (
+            f"At rank {rank} {new:.0f} percent of the {task} digits are right and {old:.0f} percent of the {base} ones; "
+            f"{wrong[task, rank]} are wrong, and the first of them are shown."
+        )
+
+    return Explorer(picture, update, alt, task=names, rank=ranks, start={"task": names[0], "rank": ranks[0]})
