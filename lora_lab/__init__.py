@@ -21,7 +21,7 @@ from .anatomy import amplification_factor, break_even_rank, low_rank_approximati
 from .data import create_planted_task, create_toy_dataset, digits, python_code, python_prose, unicode_names
 from .layer import LinearWithLoRA, LoRALayer
 from .models import DigitClassifier, TinyGPT
-from .training import History, accuracy, evaluate, set_seed, train_model
+from .training import History, accuracy, evaluate, memory_ledger, set_seed, train_model
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ __all__ = [
     "lora_layers",
     "lora_state",
     "low_rank_approximation",
+    "memory_ledger",
     "merge_lora",
     "python_code",
     "python_prose",

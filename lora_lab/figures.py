@@ -253,3 +253,64 @@ def digit_rows(rows, title):
         axes.spines[:].set_visible(False)
     picture.suptitle(title, x=0.01, ha="left", weight="bold")
     return picture
+
+
+@styled
+def ledger_bars(ledgers, title):
+    """Memory as stacked bars: ``{method: {"weights": bytes, …}}``, all with the same parts."""
+    described = "; ".join(
+        f"{method}: " + ", ".join(f"{part} {size / 1024:,.0f} KiB" for part, size in ledger.items())
+        for method, ledger in ledgers.items()
+    )
+    picture = figure(f"{title}. {described}.", width=8, height=0.9 + 0.62 * len(ledgers))
+    axes = picture.subplots()
+    left = [0.0] * len(ledgers)
+    colours = ["#0072B2", "#E69F00", "#CC79A7", "#999999"]
+    for part, colour, hatch in zip(next(iter(ledgers.values())), colours, ["", "//", "..", "\\\\"], strict=True):
+        sizes = [ledger[part] / 1024 for ledger in ledgers.values()]
+        axes.barh(list(ledgers), sizes, left=left, label=part, color=colour, hatch=hatch, edgecolor="white")
+        left = [a + b for a, b in zip(left, sizes, strict=True)]
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set(xlabel="KiB")
+    axes.set_title(title)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return picture
+
+
+@styled
+def frontier(paths, title, xlabel, ylabel):
+    """Paths through two scores: ``{name: [(dial, x, y), …]}``, a dot for each setting of the dial, the middle and the last with its value.
+
+    The better, the further to the upper right.
+    """
+    described = "; ".join(
+        f"{name} from {path[0][1]:.0f} and {path[0][2]:.0f} to {path[-1][1]:.0f} and {path[-1][2]:.0f}"
+        for name, path in paths.items()
+    )
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", width=7, height=3.6)
+    axes = picture.subplots()
+    for marker, (name, path) in zip(MARKERS, paths.items(), strict=False):
+        dials, xs, ys = zip(*path, strict=True)
+        (line,) = axes.plot(xs, ys, marker=marker, label=name)
+        for dial, x, y in path[len(dials) // 2 :: len(dials) // 2]:
+            axes.annotate(f"{dial:g}", (x, y), (5, 5), textcoords="offset points", color=line.get_color(), fontsize=10)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return picture
+
+
+@styled
+def bars(values, title, xlabel, alt):
+    """Numbers as horizontal bars: ``{name: number}``. ``alt`` says what they are, for numbers that change every time."""
+    picture = figure(alt, width=7, height=0.9 + 0.45 * len(values))
+    axes = picture.subplots()
+    axes.barh(list(values), list(values.values()), color=COLOURS["W"])
+    axes.bar_label(axes.containers[0], fmt="{:.2f}", padding=4)
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set(xlabel=xlabel)
+    axes.set_title(title)
+    return picture

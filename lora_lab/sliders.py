@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 import zlib
+from functools import cache
 from pathlib import Path
 
 import anywidget
@@ -14,6 +15,7 @@ from IPython import get_ipython
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from .adapt import load_lora_state, set_strength
 from .figures import (
     COLOURS,
     LEVEL,
@@ -28,7 +30,7 @@ from .figures import (
     styled,
 )
 from .layer import SCALINGS, LinearWithLoRA
-from .training import evaluate, set_seed, train_model
+from .training import accuracy, evaluate, set_seed, train_model
 
 HERE = Path(__file__).parent
 
@@ -359,7 +361,7 @@ def digits_explorer(runs, tasks, base="upright"):
     chart.set_xscale("log", base=2)
     chart.xaxis.set_major_formatter("{x:g}")
     chart.set(xlabel="rank", ylabel="right on test digits, %", ylim=(-3, 103))
-    chart.legend(loc="lower right")
+    chart.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the lines, where it hides none
     image = sheet.imshow(mosaic(torch.zeros(shown, 11, 8), columns), cmap="gray_r", vmin=0, vmax=1)
     sheet.set(xticks=[], yticks=[])
     sheet.grid(False)
@@ -396,8 +398,63 @@ def digits_explorer(runs, tasks, base="upright"):
     def alt(task, rank):
         new, old = score(task, rank)
         return (
-            f"At rank {rank} {new:.0f} percent of the {task} digits are right and {old:.0f} percent of the {base} ones; "
+            f"At rank {rank}, {new:.0f} percent of the {task} digits are right, {old:.0f} percent of the {base} ones. "
             f"{wrong[task, rank]} are wrong, and the first of them are shown."
         )
 
     return Explorer(picture, update, alt, task=names, rank=ranks, start={"task": names[0], "rank": ranks[0]})
+
+
+@styled
+def strength_explorer(model, adapters, tasks, base="upright"):
+    """Several adapters on one base, swapped and turned up live: what do the new and the old task make of it?
+
+    ``adapters`` is ``{task: state}``, as ``lora_state`` gives it, and ``tasks`` ``{task: Split}``. The model is set to
+    what the sliders say.
+    """
+    dial = [i / 10 for i in range(16)]
+    picture = figure("", width=9.5, height=3.4)
+    chart, plane = picture.subplots(1, 2, width_ratios=[1.4, 1])
+    lines = {}
+    for key, label, marker in (("ΔW", "the adapter's task", "o"), ("W", f"the old task, {base}", "s")):
+        (line,) = chart.plot(dial, [0] * len(dial), color=COLOURS[key], marker=marker, markersize=4, label=label)
+        (here,) = chart.plot([0], [0], color=COLOURS[key], marker=marker, markersize=13, linestyle="none")
+        lines[key] = line, here
+    chart.set(xlabel="strength", ylabel="right on test digits, %", ylim=(-3, 103))
+    chart.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    (path,) = plane.plot(dial, dial, color="#777777", marker=".")
+    (point,) = plane.plot([0], [0], color=COLOURS["ΔW"], marker="o", markersize=13, linestyle="none")
+    plane.set(xlabel="old task, %", ylabel="adapter's task, %", xlim=(-5, 105), ylim=(-5, 105), aspect="equal")
+    heading = plane.set_title("x")
+
+    def scores(task):
+        """Percent right on the adapter's and on the old task, with the model as it is set now."""
+        return [100 * accuracy(model, tasks[name].X_test, tasks[name].y_test) for name in (task, base)]
+
+    @cache
+    def curves(task):
+        load_lora_state(model, adapters[task])
+        both = []
+        for strength in dial:
+            set_strength(model, strength)
+            both.append(scores(task))
+        return list(zip(*both, strict=True))
+
+    def update(task, strength):
+        new, old = curves(task)
+        load_lora_state(model, adapters[task])
+        set_strength(model, strength)
+        now = scores(task)
+        for (line, here), values, value in zip(lines.values(), (new, old), now, strict=True):
+            line.set_ydata(values)
+            here.set_data([strength], [value])
+        path.set_data(old, new)
+        point.set_data([now[1]], [now[0]])
+        heading.set_text(f"{now[0]:.0f} % {task}, {now[1]:.0f} % {base}")
+        return [*(artist for pair in lines.values() for artist in pair), path, point, heading]
+
+    def alt(task, strength):
+        return f"The {task} adapter at strength {strength:g}: {heading.get_text()}."
+
+    start = {"task": next(iter(adapters)), "strength": 1.0}
+    return Explorer(picture, update, alt, task=adapters, strength=dial, start=start, labels={"task": "adapter"})

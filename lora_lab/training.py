@@ -91,6 +91,33 @@ def accuracy(model, X, y):
         return (model(X.to(device)).argmax(-1) == y.to(device)).float().mean().item()
 
 
+def memory_ledger(model, X, y, loss=None):
+    """What one step of training with Adam holds at once, in bytes: ``{"weights": …, "activations": …}``.
+
+    Activations are what the forward pass of X (n, …) and y (n, …) keeps for the backward pass, X itself not counted.
+    """
+    parameters = list(model.parameters())
+    trainable = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    known = {tensor.untyped_storage().data_ptr() for tensor in [*parameters, X, y]}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        value = (loss or default_loss)(model(X), y)
+    del value  # it has held every tensor until here, so no address was counted twice
+    return {
+        "weights": sum(p.numel() * p.element_size() for p in parameters),
+        "gradients": trainable,
+        "optimizer": 2 * trainable,  # Adam's two means
+        "activations": sum(kept.values()),
+    }
+
+
 def default_loss(output, y):
     """Mean squared error of output and y, both (n, …), or, where y holds class indices, the mean cross-entropy.
 

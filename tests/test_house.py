@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "training": set(),
     "pretrain": {"data", "models", "training"},
     "figures": {"anatomy"},
-    "sliders": {"layer", "training", "figures"},
+    "sliders": {"layer", "adapt", "training", "figures"},
 }
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
@@ -73,7 +73,8 @@ TENSORS = [
     *("spectrum", "low_rank_approximation", "subspace_similarity", "amplification_factor"),
     *("create_toy_dataset", "create_planted_task", "PlantedTask", "Split", "digits"),
     *("DigitClassifier", "TinyGPT", "Block", "Attention", "encode", "decode", "pretrain_digits", "held_out_loss"),
-    *("train_model", "evaluate", "accuracy", "default_loss"),
+    *("train_model", "evaluate", "accuracy", "default_loss", "memory_ledger"),
+    *("mosaic", "digit_rows", "digits_explorer"),
 ]
 
 
