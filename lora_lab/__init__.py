@@ -1,7 +1,8 @@
 """lora_lab: the small package behind the course, LoRA as short as it can be said.
 
 ``layer`` is the idea, ``adapt`` puts it into a model and takes it out again, ``adapter_file`` keeps it on disk,
-``anatomy`` looks inside weights, ``data``, ``models`` and ``training`` give it something to do.
+``anatomy`` looks inside weights, ``checkup`` finds what is wrong with a model; ``data``, ``models`` and ``training``
+give it something to do.
 """
 
 from .adapt import (
@@ -18,6 +19,7 @@ from .adapt import (
 )
 from .adapter_file import AdapterFileError, load_adapter, save_adapter
 from .anatomy import amplification_factor, break_even_rank, low_rank_approximation, spectrum, subspace_similarity
+from .checkup import doctor
 from .data import create_planted_task, create_toy_dataset, digits, python_code, python_prose, unicode_names
 from .layer import LinearWithLoRA, LoRALayer
 from .models import DigitClassifier, TinyGPT
@@ -39,6 +41,7 @@ __all__ = [
     "create_planted_task",
     "create_toy_dataset",
     "digits",
+    "doctor",
     "evaluate",
     "load_adapter",
     "load_lora_state",

@@ -204,10 +204,11 @@ def nearest(pattern, layers):
     """The end of an error message: the real names nearest to a pattern, or else the first few there are."""
     endings = {".".join(name.split(".")[start:]) for name in layers for start in range(name.count(".") + 1)}
     near = difflib.get_close_matches(str(pattern), sorted(endings), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {_some(layers)}"
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {listed(layers)}"
 
 
-def _some(names, limit=5):
+def listed(names, limit=5):
+    """A few names for a message, and how many more there are."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
@@ -225,7 +226,7 @@ def _refuse_other_kinds(modules, layers):
     for name, module in modules.items():
         if name not in layers:
             inside = [layer for layer in layers if layer.startswith(name + ".")]
-            hint = f"; the linear layers in it are {_some(inside)}" if inside else ""
+            hint = f"; the linear layers in it are {listed(inside)}" if inside else ""
             raise TypeError(f"{name}: {_why_not(module)}{hint}")
 
 
@@ -237,7 +238,7 @@ def _refuse_adapted(model):
     adapted = _adapted(model)
     if adapted:
         raise ValueError(
-            f"this model already has LoRA in {len(adapted)} layers ({_some(adapted)}); "
+            f"this model already has LoRA in {len(adapted)} layers ({listed(adapted)}); "
             "take it out with remove_lora(model) first, or load other values with load_lora_state"
         )
 
@@ -252,7 +253,7 @@ def _refuse_tied(model, layers, names):
         places = owners.get(id(layers[name].weight), [])
         if len(places) > 1:
             raise ValueError(
-                f"{name}: its weight is one tensor in several places, {_some(places)} (a tied weight), "
+                f"{name}: its weight is one tensor in several places, {listed(places)} (a tied weight), "
                 f"and LoRA would change one of them alone. Leave the layer out with exclude=[{name!r}]"
             )
 
@@ -262,8 +263,8 @@ def _check_state(state, shapes):
     missing, unknown = [key for key in shapes if key not in state], [key for key in state if key not in shapes]
     if missing or unknown:
         raise ValueError(
-            f"the adapter does not fit this model: it lacks {_some(missing) or 'nothing'} "
-            f"and has {_some(unknown) or 'nothing'} beyond what the model asks for"
+            f"the adapter does not fit this model: it lacks {listed(missing) or 'nothing'} "
+            f"and has {listed(unknown) or 'nothing'} beyond what the model asks for"
         )
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():

@@ -280,7 +280,7 @@ def ledger_bars(ledgers, title):
 
 @styled
 def frontier(paths, title, xlabel, ylabel):
-    """Paths through two scores: ``{name: [(dial, x, y), …]}``, a dot for each setting of the dial, the middle and the last with its value.
+    """Paths through two scores: ``{name: [(dial, x, y), …]}``, a dot for each setting of the dial, some with its value.
 
     The better, the further to the upper right.
     """
@@ -303,7 +303,7 @@ def frontier(paths, title, xlabel, ylabel):
 
 @styled
 def bars(values, title, xlabel, alt):
-    """Numbers as horizontal bars: ``{name: number}``. ``alt`` says what they are, for numbers that change every time."""
+    """Numbers as horizontal bars: ``{name: number}``. ``alt`` says what they are, not how large: times change."""
     picture = figure(alt, width=7, height=0.9 + 0.45 * len(values))
     axes = picture.subplots()
     axes.barh(list(values), list(values.values()), color=COLOURS["W"])

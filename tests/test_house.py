@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "adapt": {"layer"},
     "adapter_file": {"layer", "adapt"},
     "anatomy": set(),
+    "checkup": {"layer", "adapt", "training"},
     "data": set(),
     "models": set(),
     "training": set(),
@@ -74,7 +75,7 @@ TENSORS = [
     *("create_toy_dataset", "create_planted_task", "PlantedTask", "Split", "digits"),
     *("DigitClassifier", "TinyGPT", "Block", "Attention", "encode", "decode", "pretrain_digits", "held_out_loss"),
     *("train_model", "evaluate", "accuracy", "default_loss", "memory_ledger"),
-    *("mosaic", "digit_rows", "digits_explorer"),
+    *("mosaic", "digit_rows", "digits_explorer", "doctor"),
 ]
 
 

@@ -1,0 +1,550 @@
+"""The bug clinic of notebook 07: eleven patients, each with one planted bug, its cure, and where it was met in the wild.
+
+A patient is two short pieces of code that differ in one place, ``sick`` and ``cured``. Both are run on the same small
+task, so that the symptoms can be measured on both.
+"""
+
+import copy
+import inspect
+import math
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+
+from ..adapt import count_parameters, lora_disabled, lora_layers, replace_linear_with_lora
+from ..data import Split, digits
+from ..figures import loss_curves
+from ..layer import LinearWithLoRA, LoRALayer
+from ..models import DigitClassifier
+from ..training import accuracy, default_loss, evaluate, train_model
+from .engine import Card
+
+LR = 0.01
+
+
+def put_in(model, rank=4, **settings):
+    """LoRA into the two layers before the head; returns the adapted layers."""
+    replace_linear_with_lora(model, rank, targets=["fc1", "fc2"], **settings)
+    return list(lora_layers(model).values())
+
+
+def adam(model):
+    """Adam over whatever learns now; None if nothing does, since torch makes no optimizer for that."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.Adam(parameters, lr=LR) if parameters else None
+
+
+def sgd(model):
+    """Plain gradient descent, for owners who want no optimizer state."""
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.25)
+
+
+# The eleven: sick and cured. Each gets the pretrained model, changes it in place and returns the optimizer.
+
+
+def bias_sick(model):
+    for layer in put_in(model):
+        layer.linear.weight.requires_grad_(False)
+        layer.linear.bias.requires_grad_(True)
+    return adam(model)
+
+
+def bias_cured(model):
+    for layer in put_in(model):
+        layer.linear.requires_grad_(False)
+    return adam(model)
+
+
+def random_b_sick(model):
+    for layer in put_in(model):
+        nn.init.normal_(layer.lora.B)
+    return adam(model)
+
+
+def random_b_cured(model):
+    for layer in put_in(model):
+        nn.init.zeros_(layer.lora.B)
+    return adam(model)
+
+
+def both_zero_sick(model):
+    for layer in put_in(model):
+        nn.init.zeros_(layer.lora.A)
+        nn.init.zeros_(layer.lora.B)
+    return adam(model)
+
+
+def both_zero_cured(model):
+    for layer in put_in(model):
+        nn.init.kaiming_uniform_(layer.lora.A.T, a=math.sqrt(5))
+        nn.init.zeros_(layer.lora.B)
+    return adam(model)
+
+
+def fan_sick(model):
+    for layer in put_in(model):
+        nn.init.kaiming_uniform_(layer.lora.A, a=math.sqrt(5))
+    return sgd(model)
+
+
+def fan_cured(model):
+    for layer in put_in(model):
+        nn.init.kaiming_uniform_(layer.lora.A.T, a=math.sqrt(5))
+    return sgd(model)
+
+
+def alpha_sick(model):
+    put_in(model, rank=16, alpha=32, scaling="alpha")
+    return adam(model)
+
+
+def alpha_cured(model):
+    put_in(model, rank=16, alpha=32, scaling="alpha/r")
+    return adam(model)
+
+
+def frozen_sick(model):
+    put_in(model)
+    model.requires_grad_(False)
+    return adam(model)
+
+
+def frozen_cured(model):
+    model.requires_grad_(False)
+    put_in(model)
+    return adam(model)
+
+
+def twice_sick(model):
+    put_in(model)
+    for layer in lora_layers(model).values():
+        layer.linear = LinearWithLoRA(layer.linear, rank=4)
+    return adam(model)
+
+
+def twice_cured(model):
+    put_in(model)
+    return adam(model)
+
+
+def one_adapter_for_each_layer(model):
+    """What arrives where the file is opened: it has room for one adapter for each layer."""
+    for layer in list(lora_layers(model).values()):
+        if isinstance(layer.linear, LinearWithLoRA):
+            layer.linear = layer.linear.linear
+
+
+def optimizer_sick(model):
+    optimizer = adam(model)
+    put_in(model)
+    return optimizer
+
+
+def optimizer_cured(model):
+    put_in(model)
+    optimizer = adam(model)
+    return optimizer
+
+
+def healthy(model):
+    put_in(model)
+    return adam(model)
+
+
+# What is done with the trained model before it is used.
+
+
+def merge_in_place(model):
+    """W += ΔW, and the adapter is switched off."""
+    for layer in lora_layers(model).values():
+        layer.linear.weight.data += layer.lora.delta().T
+        layer.enabled = False
+
+
+def merged_twice_sick(model):
+    merge_in_place(model)  # at the end of the training script
+    merge_in_place(model)  # at the beginning of the export script
+
+
+def merged_twice_cured(model):
+    merge_in_place(model)
+
+
+def _files(model):
+    """A as (rank, in) and B as (out, rank), as the common file format has them."""
+    return [(layer.lora.A.detach().T.clone(), layer.lora.B.detach().T.clone()) for layer in lora_layers(model).values()]
+
+
+def turned_sick(model):
+    for layer, (A, B) in zip(lora_layers(model).values(), _files(model), strict=True):
+        layer.lora.A.data = A.reshape(layer.lora.A.shape)
+        layer.lora.B.data = B.reshape(layer.lora.B.shape)
+
+
+def turned_cured(model):
+    for layer, (A, B) in zip(lora_layers(model).values(), _files(model), strict=True):
+        layer.lora.A.data = A.T
+        layer.lora.B.data = B.T
+
+
+class Speller(nn.Module):
+    """A model that says which letter comes next, (n,) → (n, 26), and uses one matrix for reading and for writing."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.letters = nn.Embedding(26, width)
+        self.think = nn.Linear(width, width)
+        self.head = nn.Linear(width, 26, bias=False)
+        self.head.weight = self.letters.weight  # tied
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.think(self.letters(tokens))))
+
+
+def tied_sick(model):
+    model.requires_grad_(False)
+    model.head = LinearWithLoRA(model.head, rank=8)
+    return adam(model)
+
+
+def tied_cured(model):
+    model.requires_grad_(False)
+    model.head.weight = nn.Parameter(model.head.weight.clone())
+    model.head = LinearWithLoRA(model.head, rank=8)
+    return adam(model)
+
+
+@dataclass
+class World:
+    """Where a patient lives: a pretrained model, a task to adapt it to, and the old task."""
+
+    pretrained: nn.Module
+    new: Split
+    old: Split
+    epochs: int = 12
+
+
+@cache
+def _digits():
+    # Double precision: the same numbers on every computer.
+    new, old = (digits(task, dtype=torch.float64) for task in ("mirrored", "upright"))
+    return World(DigitClassifier.pretrained().double(), new, old)
+
+
+@cache
+def _letters():
+    """After each letter comes another one, always the same; in the new world a different one."""
+    torch.manual_seed(0)
+    letters = torch.arange(26)
+    worlds = [Split(letters, after, letters, after) for after in (torch.randperm(26), torch.randperm(26))]
+    model = Speller().double()
+    train_model(model, worlds[0].X, worlds[0].y, epochs=300, lr=0.02, progress=False)
+    return World(model, new=worlds[1], old=worlds[0], epochs=300)
+
+
+@dataclass
+class Visit:
+    """A model as it came out of its treatment, its optimizer, and what was measured on the way."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    losses: list[float]
+    measured: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A bug to be found by its symptoms: ``examine()``, then ``diagnose("a")``.
+
+    ``choices`` are four of DIAGNOSES, ``why_not`` says of each wrong one what speaks against it.
+    """
+
+    number: int
+    bug: str
+    sick: Callable
+    cured: Callable
+    choices: tuple[str, ...]
+    why_not: dict[str, str]
+    explanation: str
+    reference: str
+    afterwards: tuple[Callable, Callable] | None = None
+    world: Callable = _digits
+
+    def __hash__(self):
+        return self.number
+
+    def examine(self):
+        """Print what was measured on the patient and on a healthy twin; return the figure of their loss curves."""
+        sick, well = visit(self, ill=True), visit(self, ill=False)
+        print(f"{'':36}{'patient':>10}{'healthy':>10}")
+        for name in sick.measured:
+            print(f"{name:36}{_number(sick.measured[name]):>10}{_number(well.measured[name]):>10}")
+        return loss_curves({"patient": sick.losses, "healthy": well.losses}, f"Patient {self.number}", xlabel="epoch")
+
+    def diagnose(self, answer):
+        """A card: the choices, while the answer is still ``...``; else whether it is right, and why."""
+        letters = dict(zip("abcd", self.choices, strict=True))
+        choices = "\n".join(f"{letter}  {DIAGNOSES[bug]}" for letter, bug in letters.items())
+        if answer is ...:
+            return Card("…", "What is wrong?", 'Replace the ... with a letter in quotation marks: "a".', choices)
+        bug = letters.get(str(answer).strip().lower())
+        if bug is None:
+            return Card("✗", "Not a choice", "Answer with one of these letters, in quotation marks.", choices)
+        if bug != self.bug:
+            return Card("✗", "Not this one", self.why_not[bug])
+        return self.reveal()
+
+    def reveal(self):
+        """A card with the diagnosis, what was done and what would have been right, and where it was met."""
+        own = self.afterwards if self.afterwards and self.afterwards[0] is not self.afterwards[1] else None
+        done, right = (textwrap.dedent(inspect.getsource(function)) for function in own or (self.sick, self.cured))
+        text = f"{self.explanation} Met in the wild: {self.reference}."
+        headline = DIAGNOSES[self.bug]
+        return Card("✓", headline[0].upper() + headline[1:], text, f"# what was done\n{done}\n# the cure\n{right}")
+
+    def admit(self, ill=True):
+        """The model after LoRA went in, or should have, and before its training; and the optimizer."""
+        model = copy.deepcopy(self.world().pretrained)
+        torch.manual_seed(0)
+        return model, (self.sick if ill else self.cured)(model)
+
+
+@cache
+def visit(patient, ill):
+    """Treat a patient, or its healthy twin, from the pretrained model to the end. Each is treated once."""
+    world = patient.world()
+    model, optimizer = patient.admit(ill)
+    X, y = world.new.X, world.new.y
+    rows = {
+        "numbers that learn": count_parameters(model).trainable,
+        "LoRA layers": sum(isinstance(module, LoRALayer) for module in model.modules()),
+        "largest number in A at the start": max(
+            m.A.abs().max().item() for m in model.modules() if isinstance(m, LoRALayer)
+        ),
+        "output changed before training": (model(X) - world.pretrained(X)).abs().max().item(),
+        "gradient of A at the start": _gradient(model, X, y, "A"),
+        "gradient of B at the start": _gradient(model, X, y, "B"),
+        "old task before training, % right": 100 * accuracy(model, world.old.X_test, world.old.y_test),
+        "loss before training": evaluate(model, X, y),
+    }
+    if optimizer is None:  # nothing that could learn: the curve is flat
+        losses = [rows["loss before training"]] * world.epochs
+    else:
+        own = {"optimizer": lambda parameters, lr: optimizer, "progress": False}
+        losses = train_model(model, X, y, world.epochs, LR, batch_size=64, **own).train
+        losses += [math.nan] * (world.epochs - len(losses))  # where it diverged
+    rows["loss after training"] = evaluate(model, X, y)
+    rows["new task, % right"] = 100 * accuracy(model, world.new.X_test, world.new.y_test)
+    rows["pretrained numbers changed by"] = _change(model, world.pretrained)
+    with lora_disabled(model):
+        rows["old task, LoRA switched off, %"] = 100 * accuracy(model, world.old.X_test, world.old.y_test)
+    if patient.afterwards:
+        patient.afterwards[0 if ill else 1](model)
+        rows["pretrained numbers changed, in use"] = _change(model, world.pretrained)
+        rows["new task when in use, % right"] = 100 * accuracy(model, world.new.X_test, world.new.y_test)
+    return Visit(model, optimizer, losses, rows)
+
+
+def _gradient(model, X, y, half):
+    """The norm of the gradient of every A, or every B, together."""
+    parameters = [getattr(m, half) for m in model.modules() if isinstance(m, LoRALayer)]
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    if not parameters:
+        return 0.0
+    found = torch.autograd.grad(default_loss(model(X), y), parameters)
+    return sum(gradient.square().sum().item() for gradient in found) ** 0.5
+
+
+def _change(model, pretrained):
+    """The largest change of any number that was there before LoRA."""
+    now = {re.sub(r"(\.linear)+\.", ".", name): p for name, p in model.named_parameters()}
+    return max((now[name] - p).abs().max().item() for name, p in pretrained.named_parameters())
+
+
+def _number(value):
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+DIAGNOSES = {
+    "frozen": "everything was frozen after LoRA went in",
+    "both zero": "A and B both start at zero",
+    "optimizer": "the optimizer does not hold A and B",
+    "random B": "B starts at random",
+    "bias": "the biases were left free to learn",
+    "alpha": "alpha is not divided by the rank",
+    "fan": "A was filled for the wrong number of inputs",
+    "twice": "LoRA was put in twice",
+    "merged twice": "the update was merged twice",
+    "turned": "A and B were read from the file the wrong way round",
+    "tied": "the adapted weight is tied to another layer's",
+    "slow": "the learning rate is too low",
+    "fast": "the learning rate is too high",
+    "rank": "the rank is not what it should be",
+}
+
+PATIENTS = [
+    Patient(
+        1,
+        "frozen",
+        frozen_sick,
+        frozen_cured,
+        ("both zero", "slow", "optimizer", "frozen"),
+        {
+            "both zero": "Then 3,328 numbers would want to learn, and find no gradient. Look at how many want to learn.",
+            "slow": "A loss that falls too slowly still falls, and B would have a gradient.",
+            "optimizer": "Then B would have a gradient that nobody uses. Here there is none.",
+        },
+        "Freezing came last and froze A and B with the rest. Freeze first, then put LoRA in.",
+        "huggingface/trl#3926, where a preparing step froze the adapters of a model that already had them",
+    ),
+    Patient(
+        2,
+        "random B",
+        random_b_sick,
+        random_b_cured,
+        ("bias", "random B", "fan", "fast"),
+        {
+            "bias": "Then more numbers would learn than in the twin. The counts agree.",
+            "fan": "A may be as large as it likes: while B is zero, A B is zero and no output changes.",
+            "fast": "The output was another one before the first step. No learning rate had a part in that.",
+        },
+        "With B at random, A B is a random change of every layer: training starts from a damaged model. Here it was repaired by training; with little data it may not be.",
+        "mflux-community/mflux#739, and ggml-org/llama.cpp#4082, which zeroed B",
+    ),
+    Patient(
+        3,
+        "optimizer",
+        optimizer_sick,
+        optimizer_cured,
+        ("frozen", "both zero", "optimizer", "slow"),
+        {
+            "frozen": "3,328 numbers want to learn, as many as in the twin.",
+            "both zero": "Then B would have no gradient. It has the same as the twin's.",
+            "slow": "The loss after training is the loss before, to the last digit shown. Slow is not standing still.",
+        },
+        "The optimizer was made before A and B existed, so it moves the old parameters, which are frozen. The gradients are there and nobody uses them.",
+        "adapter-hub/adapters#260: the same with another kind of adapter, solved by making the optimizer afterwards",
+    ),
+    Patient(
+        4,
+        "both zero",
+        both_zero_sick,
+        both_zero_cured,
+        ("both zero", "frozen", "random B", "optimizer"),
+        {
+            "frozen": "3,328 numbers want to learn, as many as in the twin. What do they learn from?",
+            "random B": "Then the output would have changed before training.",
+            "optimizer": "Then there would be a gradient and nobody to use it. B has none.",
+        },
+        "A's gradient is something times B, and B's is something times A. With both at zero both gradients are, and stay, zero.",
+        "NovaSky-AI/SkyRL#852, where a reused adapter came back with A at zero",
+    ),
+    Patient(
+        5,
+        "bias",
+        bias_sick,
+        bias_cured,
+        ("twice", "rank", "merged twice", "bias"),
+        {
+            "twice": "Then there would be more LoRA layers than in the twin.",
+            "rank": "One rank more costs 832 numbers in these two layers. Here are 512 more: 256 and 256.",
+            "merged twice": "Nothing was merged. The pretrained numbers changed during training.",
+        },
+        "The weight was frozen and the bias was not. Nothing crashes, and the adapter file, which holds A and B alone, no longer describes the model.",
+        "hao-ai-lab/FastVideo#926, where base weights and biases got gradients beside LoRA's; the notes of notebook 02",
+    ),
+    Patient(
+        6,
+        "alpha",
+        alpha_sick,
+        alpha_cured,
+        ("fast", "alpha", "rank", "fan"),
+        {
+            "fast": "The twin is trained at the same rate. What makes every change of B count so much more here?",
+            "rank": "Both have 13,312 numbers: the rank is the same.",
+            "fan": "The largest number in A is the twin's. And B's gradient is 16 times the twin's: which 16 is there?",
+        },
+        "The scale is 32 instead of 32/16 = 2. Under Adam it acts like a learning rate 16 times as high.",
+        "rasbt/LLMs-from-scratch#821 and Blaizzy/mlx-vlm#845",
+    ),
+    Patient(
+        7,
+        "twice",
+        twice_sick,
+        twice_cured,
+        ("rank", "turned", "twice", "bias"),
+        {
+            "rank": "Twice the rank would double the count as well. But how many LoRA layers are there?",
+            "turned": "That could explain what happened in use. It can't explain the count at the start.",
+            "bias": "That would be 512 numbers more. Here are 3,328, as many as A and B have together.",
+        },
+        "There is a LoRA inside the LoRA. It trains well, all four together. Where the file is opened there is room for one adapter for each layer, and the inner ones are lost.",
+        "huggingface/cookbook#338, where a trainer adds the LoRA that the notebook had added; nested in huggingface/peft#2390",
+        afterwards=(one_adapter_for_each_layer, one_adapter_for_each_layer),
+    ),
+    Patient(
+        8,
+        "fan",
+        fan_sick,
+        fan_cured,
+        ("fan", "random B", "fast", "alpha"),
+        {
+            "random B": "Then the output would have changed before training.",
+            "fast": "The twin is trained at the same rate and is well. Why is it too high for this one alone?",
+            "alpha": "That would raise B's gradient and leave A as it is. Compare the largest numbers in A.",
+        },
+        "kaiming_uniform_ reads an (in, rank) matrix as rank inputs, so A is √(in/rank) times too large: B's steps count more, like a hidden higher learning rate. At a lower rate the patient would even have learned faster, which is why this goes unnoticed.",
+        "pytorch/pytorch#129834 on the orientation; NVIDIA-NeMo/Megatron-Bridge#5840, where the fan was that of a slice of A",
+    ),
+    Patient(
+        9,
+        "merged twice",
+        healthy,
+        healthy,
+        ("turned", "fast", "tied", "merged twice"),
+        {
+            "turned": "Nothing was read from a file: the pretrained numbers themselves have changed.",
+            "fast": "After training it was as good as the twin. It was lost on the way into use.",
+            "tied": "No two layers of this model share a weight. By how much did the pretrained numbers change, compared with the twin's?",
+        },
+        "W + ΔW was merged again to W + 2 ΔW. Both scripts were right, each for itself.",
+        "huggingface/peft#1355, which made merging again harmless",
+        afterwards=(merged_twice_sick, merged_twice_cured),
+    ),
+    Patient(
+        10,
+        "turned",
+        healthy,
+        healthy,
+        ("frozen", "turned", "merged twice", "optimizer"),
+        {
+            "frozen": "It learned: after training it was as good as the twin.",
+            "merged twice": "The pretrained numbers have not changed at all, so nothing was merged.",
+            "optimizer": "It learned: after training it was as good as the twin.",
+        },
+        "The file holds A as (rank, in). reshape makes (in, rank) of it without complaint and with every number in the wrong place; .T is what was meant.",
+        "osaurus-ai/vmlx-swift#320 on files that load the wrong way round; huggingface/peft#3531, a missing transposition",
+        afterwards=(turned_sick, turned_cured),
+    ),
+    Patient(
+        11,
+        "tied",
+        tied_sick,
+        tied_cured,
+        ("merged twice", "turned", "tied", "random B"),
+        {
+            "merged twice": "It was merged once, as in the twin. But here something pretrained changed that the twin's merge did not reach.",
+            "turned": "Nothing was read from a file. The update was merged in memory, in both.",
+            "random B": "Then the output would have changed before training.",
+        },
+        "Reading and writing use one matrix. The update was trained for writing, and merging it changed the reading, too. Untie first, or leave tied layers out.",
+        "huggingface/peft#2018",
+        afterwards=(merge_in_place, merge_in_place),
+        world=_letters,
+    ),
+]

@@ -1,0 +1,157 @@
+"""The exercises of notebook 07."""
+
+import torch
+from torch import nn
+
+from ..adapt import replace_linear_with_lora
+from .engine import Exercise
+
+
+def startup_difference(model, pretrained, X):
+    with torch.no_grad():
+        return (model(X) - pretrained(X)).abs().max().item()
+
+
+def _two_models(seed):
+    """An adapted model whose B is not zero, the pretrained one, and inputs."""
+    torch.manual_seed(seed)
+    pretrained, model = (nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4)) for _ in range(2))
+    model.load_state_dict(pretrained.state_dict())
+    replace_linear_with_lora(model, rank=2)
+    nn.init.normal_(model[2].lora.B)
+    return model, pretrained, torch.randn(7, 5)
+
+
+def _largest_of_each(model, pretrained, X):
+    with torch.no_grad():
+        return model(X).abs().max().item() - pretrained(X).abs().max().item()
+
+
+startup_difference = Exercise(
+    title="Does it start where it should?",
+    reference=startup_difference,
+    cases=[_two_models(0), _two_models(1)],
+    observe=lambda answer, *case: torch.as_tensor(answer(*case)).detach().double().reshape(()).item(),
+    hints=[
+        "Send the same X through both models. What should the two outputs have in common before training?",
+        "Every number of one minus the same number of the other. Which single number tells that all of them are zero?",
+        "(model(X) - pretrained(X)).abs().max()",
+    ],
+    misconceptions=[
+        (
+            lambda model, pretrained, X: (model(X) - pretrained(X)).max(),
+            "Without abs() a large negative difference goes unseen.",
+        ),
+        (
+            lambda model, pretrained, X: (model(X) - pretrained(X)).mean(),
+            "In a mean, differences up and down cancel out. Take the largest, without its sign.",
+        ),
+        (
+            lambda model, pretrained, X: (model(X) - pretrained(X)).abs().mean(),
+            "A mean hides one output that is far off among many that are right. Take the largest.",
+        ),
+        (
+            lambda model, pretrained, X: (model(X) - pretrained(X)).abs().sum(),
+            "A sum grows with the number of examples, so it can't be compared. Take the largest.",
+        ),
+        (
+            lambda model, pretrained, X: (model(X) - pretrained(X)).norm(),
+            "A norm grows with the number of examples, so it can't be compared. Take the largest.",
+        ),
+        (
+            lambda model, pretrained, X: (model(X) - pretrained(X)).square().max(),
+            "That is the largest square. Small differences become invisible: use abs().",
+        ),
+        (_largest_of_each, "That compares the largest outputs. Subtract first, then look for the largest difference."),
+        (
+            lambda model, pretrained, X: not torch.equal(model(X), pretrained(X)),
+            "That says whether, and not by how much. A difference of a rounding error is no illness.",
+        ),
+    ],
+    praise="Zero for a fresh LoRA, to the last bit. It is the cheapest test there is.",
+)
+
+
+def not_held(model, optimizer):
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+
+
+def _observe_not_held(answer):
+    """Its answers for an optimizer made too early, for one with two groups and a gap, and for one that has all."""
+    results = []
+    for kind in ("early", "groups", "all"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        early = torch.optim.Adam(model.parameters())
+        replace_linear_with_lora(model, rank=2)
+        first, second = model[0].lora, model[1].lora
+        groups = [{"params": [first.A, first.B]}, {"params": [second.B], "lr": 0.1}]
+        made = {"early": early, "groups": torch.optim.SGD(groups, lr=1)}
+        results.append(answer(model, made.get(kind) or torch.optim.Adam(model.parameters())))
+    if not all(isinstance(result, (list, tuple, set)) for result in results):
+        raise TypeError
+    return [sorted(map(_named, result)) for result in results]
+
+
+def _named(item):
+    return item if isinstance(item, str) else f"an object of type {type(item).__name__}"
+
+
+def _first_group_only(model, optimizer):
+    held = {id(p) for p in optimizer.param_groups[0]["params"]}
+    return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+
+
+def _frozen_too(model, optimizer):
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [name for name, p in model.named_parameters() if id(p) not in held]
+
+
+def _those_held(model, optimizer):
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [name for name, p in model.named_parameters() if p.requires_grad and id(p) in held]
+
+
+def _parameters(model, optimizer):
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+
+
+def _with_in(model, optimizer):
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    return [name for name, p in model.named_parameters() if p.requires_grad and p not in held]
+
+
+def _by_state(model, optimizer):
+    return [name for name, p in model.named_parameters() if p.requires_grad and p not in optimizer.state]
+
+
+not_held = Exercise(
+    title="What the optimizer does not hold",
+    reference=not_held,
+    observe=_observe_not_held,
+    hints=[
+        "An optimizer keeps its parameters in optimizer.param_groups, a list of dictionaries.",
+        'Collect them from group["params"] of every group. Tensors are told apart by id(p): == would compare their numbers.',
+        'held = {id(p) for group in optimizer.param_groups for p in group["params"]}, and then the names of trainable parameters whose id is not in held.',
+    ],
+    misconceptions=[
+        (
+            _first_group_only,
+            "That looks into the first group alone. An optimizer may have several, each with a learning rate of its own.",
+        ),
+        (_frozen_too, "Frozen parameters need no optimizer. Name only those that require a gradient."),
+        (_those_held, "Those are the ones that it does hold. Asked for are the others."),
+        (_parameters, "Those are the parameters themselves. A report needs their names: named_parameters()."),
+        (
+            _with_in,
+            "p in held compares with ==, which compares the numbers of tensors, not which tensors they are. Compare id(p).",
+        ),
+        (
+            _by_state,
+            "optimizer.state is empty until the first step, so that names all of them. Look into optimizer.param_groups.",
+        ),
+    ],
+    praise="An empty list is health. Ask before the first step, not after the last.",
+)
