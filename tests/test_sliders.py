@@ -8,14 +8,53 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
-from lora_lab import create_planted_task
-from lora_lab.figures import COLOURS, curves, figure, lora_picture
-from lora_lab.sliders import Explorer, grid_explorer, rank_explorer, scaling_explorer, training_explorer
+from lora_lab import DigitClassifier, create_planted_task, digits, lora_layers, lora_state, replace_linear_with_lora
+from lora_lab.figures import COLOURS, bars, curves, digit_rows, figure, frontier, ledger_bars, lora_picture, mosaic
+from lora_lab.sliders import (
+    Explorer,
+    digits_explorer,
+    grid_explorer,
+    rank_explorer,
+    scaling_explorer,
+    strength_explorer,
+    training_explorer,
+)
+
+
+def digit_tasks():
+    return {name: digits(name) for name in ("upright", "mirrored")}
+
+
+def digit_runs():
+    """Finished runs in which the first digits are misread, fewer at the higher rank."""
+    truth = digit_tasks()["mirrored"].y_test
+    runs = {}
+    for rank, wrong in ((1, 30), (4, 5), (8, 0)):
+        predictions = truth.clone()
+        predictions[:wrong] = (truth[:wrong] + 1) % 10
+        runs["mirrored", rank] = predictions, 0.5 + rank / 100
+    return runs
+
+
+def adapted_digits():
+    """A digit classifier with LoRA, and two adapters for it that change what it reads."""
+    model = DigitClassifier.pretrained()
+    replace_linear_with_lora(model, 2)
+    torch.manual_seed(0)
+    states = {}
+    for name in ("mirrored", "upright"):
+        for layer in lora_layers(model).values():
+            torch.nn.init.normal_(layer.lora.B)
+        states[name] = lora_state(model)
+    return model, states
+
 
 EXPLORERS = {
     "rank": lambda: rank_explorer({"one": torch.randn(12, 12), "two": torch.randn(12, 12)}),
     "training": lambda: training_explorer(create_planted_task(32, 8, 8), steps=10),
     "scaling": scaling_explorer,
+    "digits": lambda: digits_explorer(digit_runs(), digit_tasks()),
+    "strength": lambda: strength_explorer(*adapted_digits(), digit_tasks()),
     "grid": lambda: grid_explorer({(r, a): [1.0, 1 / (r + a)] for r in (1, 2, 4) for a in (1, 2)}),
 }
 
@@ -66,6 +105,22 @@ def test_drawing_only_what_moved_gives_the_picture_that_drawing_everything_gives
     difference = ImageChops.difference(quick, whole).convert("L")
     # The frame of a matrix that moves lies under it here and over it there.
     assert sum(value > 60 for value in difference.get_flattened_data()) < 0.01 * quick.width * quick.height
+
+
+def test_the_digits_still_misread_are_counted_and_shown():
+    explorer = digits_explorer(digit_runs(), digit_tasks())
+    frames = [explorer._frame([0, rank]) for rank in range(3)]
+    assert "93 percent of the mirrored digits are right, 51 percent of the upright" in frames[0]["alt"]
+    assert "30 are wrong" in frames[0]["alt"] and "0 are wrong" in frames[2]["alt"]
+
+
+def test_the_strength_slider_sets_the_model_itself():
+    model, states = adapted_digits()
+    explorer = strength_explorer(model, states, digit_tasks())
+    explorer._frame([1, 0])
+    assert {layer.lora.strength for layer in lora_layers(model).values()} == {0.0}
+    assert torch.equal(lora_state(model)["fc1.B"], states["upright"]["fc1.B"])
+    assert "98 % upright" in explorer._frame([0, 0])["alt"]  # at strength 0 it is the old model
 
 
 def test_values_say_where_the_sliders_stand():
@@ -136,6 +191,34 @@ def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
     bundle = picture._repr_mimebundle_()
     assert bundle["text/plain"] == "Both fall. loss over step: first from 1 to 0.5; second from 2 to 1."
     assert 'alt="Both fall.' in bundle["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda: digit_rows({"a": torch.rand(3, 64), "b": torch.rand(3, 64)}, "Two"), "digits: a, b"),
+        (
+            lambda: ledger_bars(
+                {"full": dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 2048)}, "L"
+            ),
+            "full: weights 2 KiB, gradients 2 KiB, optimizer 2 KiB, activations 2 KiB",
+        ),
+        (
+            lambda: frontier({"one": [(0, 98.0, 10.0), (1, 20.0, 95.0)]}, "F", "old", "new"),
+            "one from 98 and 10 to 20 and 95",
+        ),
+        (lambda: bars({"fast": 1.0, "slow": 2.0}, "T", "time", "Two bars."), "Two bars."),
+    ],
+    ids=["digit_rows", "ledger_bars", "frontier", "bars"],
+)
+def test_a_figure_of_part_two_can_be_drawn_and_says_what_it_shows(draw, said):
+    picture = draw()
+    assert said in picture.alt and image(picture.png()).width > 300
+
+
+def test_a_mosaic_puts_images_in_rows_with_a_blank_line_between():
+    sheet = mosaic(torch.stack([torch.full((2, 2), float(i)) for i in range(1, 4)]), columns=2)
+    assert sheet.tolist() == [[1, 1, 0, 2, 2], [1, 1, 0, 2, 2], [0] * 5, [3, 3, 0, 0, 0], [3, 3, 0, 0, 0]]
 
 
 def test_a_figure_keeps_the_courses_look_whatever_style_the_notebook_sets():

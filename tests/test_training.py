@@ -14,7 +14,9 @@ from lora_lab import (
     create_planted_task,
     create_toy_dataset,
     evaluate,
+    memory_ledger,
     merge_lora,
+    replace_linear_with_lora,
     set_seed,
     train_model,
 )
@@ -160,3 +162,33 @@ def merged():
 def test_what_cannot_be_trained_is_refused_with_the_reason(task, model, changes, reason):
     with pytest.raises(ValueError, match=reason):
         train_model(model(), **({"X": task.X, "y": task.y} | changes), progress=False)
+
+
+def three_layers():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_the_ledger_counts_every_number_once():
+    model, X, y = three_layers(), torch.randn(5, 6), torch.randn(5, 3)
+    ledger = memory_ledger(model, X, y)
+    numbers = sum(p.numel() for p in model.parameters())
+    assert ledger["weights"] == ledger["gradients"] == ledger["optimizer"] / 2 == 4 * numbers
+    # Two layers' outputs after ReLU, which are kept for ReLU and for the next layer; the last output for the loss.
+    assert ledger["activations"] == 4 * (5 * 8 + 5 * 8 + 5 * 3)
+
+
+def test_lora_saves_gradients_and_optimizer_and_no_activations():
+    X, y = torch.randn(50, 6), torch.randn(50, 3)
+    full, adapted, head = three_layers(), three_layers(), three_layers()
+    replace_linear_with_lora(adapted, rank=1)
+    head.requires_grad_(False)
+    head[4].requires_grad_(True)
+    full, adapted, head = (memory_ledger(model, X, y) for model in (full, adapted, head))
+    assert adapted["gradients"] < full["gradients"] / 2 and adapted["optimizer"] < full["optimizer"] / 2
+    assert adapted["activations"] >= full["activations"] > head["activations"]
+
+
+def test_a_ledger_leaves_no_gradients_behind():
+    model = three_layers()
+    memory_ledger(model, torch.randn(5, 6), torch.randn(5, 3))
+    assert all(p.grad is None for p in model.parameters())
