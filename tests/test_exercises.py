@@ -100,6 +100,10 @@ def test_check_never_raises_and_never_praises_nonsense(exercise, answer):
 SQUARE = Exercise("t", lambda x: x * x, ["h"], [], [(torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True),)])
 
 
+def held(parameter, optimizer):
+    return any(parameter is other for group in optimizer.param_groups for other in group["params"])
+
+
 RIGHT_IN_ANOTHER_WAY = [
     ("part_00.lora_parameters", lambda m, n, r: torch.tensor(m * r + r * n)),
     ("part_01.keep", lambda U, S, Vh, r: torch.einsum("ir,r,rj->ij", U[:, :r], S[:r], Vh[:r])),
@@ -109,6 +113,11 @@ RIGHT_IN_ANOTHER_WAY = [
     ("part_03.trainable", lambda model: (p for p in model.parameters() if p.requires_grad)),
     ("part_03.trainable", lambda model: [{"params": [p for p in model.parameters() if p.requires_grad]}]),
     ("part_03.trainable", lambda model: {n: p for n, p in model.named_parameters() if p.requires_grad}.values()),
+    ("part_05.rank_for", lambda shapes, b: max(r for r in range(b) if r * sum(map(sum, shapes)) <= b)),
+    ("part_06.merged", lambda W, A, B, s: torch.addmm(W, B.T, A.T, alpha=s)),
+    ("part_06.add_adapters", lambda A1, B1, A2, B2: [torch.hstack([A2, A1]), torch.vstack([B2, B1])]),
+    ("part_07.startup_difference", lambda m, p, X: (m(X) - p(X)).detach().numpy().__abs__().max()),
+    ("part_07.not_held", lambda m, o: (n for n, p in m.named_parameters() if p.requires_grad and not held(p, o))),
     ("part_03.knowing_nothing", lambda y: y.var(dim=0, correction=0).mean().item()),
 ]
 

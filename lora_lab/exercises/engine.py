@@ -95,7 +95,11 @@ class Exercise:
             if all(_same(a, w) or _fails_alike(a, w) for a, w in zip(actual, self._results(wrong), strict=True)):
                 return Card("✗", "Not yet", sentence)
         i = next(i for i, (a, e) in enumerate(zip(actual, expected, strict=True)) if not _same(a, e))
-        given = f"For {', '.join(map(_labelled, self._names(), self.cases[i]))}: " if self.cases[i] else ""
+        given = (
+            f"For {', '.join(map(_labelled, self._names()[-len(self.cases[i]) :], self.cases[i]))}: "
+            if self.cases[i]
+            else ""
+        )
         found = difference(actual[i], expected[i])
         text = "Right for other arguments, but not for all. " * (i > 0) + given + found
         return Card("✗", "Not yet", text[0].upper() + text[1:])
@@ -249,6 +253,8 @@ def _labelled(name, value):
     """An argument as the learner reads it: ``rank=4``, ``x (5 × 6)``."""
     if isinstance(value, torch.Tensor) and value.numel() > 1:
         return f"{name} ({' × '.join(map(str, value.shape))})"
+    if isinstance(value, torch.nn.Module):
+        return f"a {name}"
     return f"{name}={_short(value)}"
 
 

@@ -1,5 +1,7 @@
 """The exercises of notebook 05."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -48,6 +50,35 @@ def _wrap_a_variable(model, rank):
             module = LinearWithLoRA(module, rank)
 
 
+def _dotted_setattr(model, rank):
+    model.requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            setattr(model, name, LinearWithLoRA(module, rank))
+
+
+def _adapt_a_copy(model, rank):
+    model = copy.deepcopy(model)
+    adapt.reference(model, rank)
+    return model
+
+
+def _norm_only(model, rank):
+    _wrap_only(model, rank)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.requires_grad_(False)
+
+
+def _freeze_in_the_loop(model, rank):
+    for name, child in list(model.named_children()):
+        model.requires_grad_(False)
+        if isinstance(child, nn.Linear):
+            setattr(model, name, LinearWithLoRA(child, rank))
+        else:
+            _freeze_in_the_loop(child, rank)
+
+
 def _first_only(model, rank):
     model.requires_grad_(False)
     for name, child in list(model.named_children()):
@@ -70,13 +101,14 @@ def _into_the_wrapped(model, rank):
 
 
 def _observe_adapting(answer, rank):
-    """What has LoRA now and what learns, in a model with a layer inside a layer, and a norm."""
+    """What has LoRA now and what learns, in a model with layers inside a layer, a norm and an embedding."""
     torch.manual_seed(0)
     block = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 6))
-    model = nn.ModuleDict({"block": block, "head": nn.Linear(6, 5)})
-    returned = answer(model, rank)
-    model = returned if isinstance(returned, nn.Module) else model
-    adapted = {name: m.lora.rank for name, m in model.named_modules() if isinstance(m, LinearWithLoRA)}
+    model = nn.ModuleDict({"codes": nn.Embedding(7, 6), "block": block, "head": nn.Linear(6, 5)})
+    places = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    answer(model, rank)
+    layers = {name: model.get_submodule(name) for name in places}
+    adapted = {name: layer.lora.rank for name, layer in layers.items() if isinstance(layer, LinearWithLoRA)}
     others = [name for name, p in model.named_parameters() if p.requires_grad and ".lora." not in name]
     return {
         "the set of adapted layers, with their ranks,": str(adapted),
@@ -102,7 +134,7 @@ adapt = Exercise(
         ),
         (
             _wrap_only,
-            "The linear layers are right, but the norm still learns. Freeze the whole model first: model.requires_grad_(False).",
+            "The linear layers are right, but the norm and the embedding still learn. Freeze the whole model first: model.requires_grad_(False).",
         ),
         (
             _top_only,
@@ -115,6 +147,22 @@ adapt = Exercise(
         (
             _wrap_a_variable,
             "Everything is frozen and nothing has LoRA. If you wrote module = LinearWithLoRA(…): that gives a new meaning to a name. The model changes with setattr(parent, name, …).",
+        ),
+        (
+            _dotted_setattr,
+            "setattr(model, 'block.0', …) hangs a new module with a dot in its name on the top, and the layer inside block stays. Use model.set_submodule(name, …), or setattr on the layer's own parent.",
+        ),
+        (
+            _adapt_a_copy,
+            "The model that was given is as it was. Change model itself, not a copy of it.",
+        ),
+        (
+            _norm_only,
+            "The norm is frozen, and what is neither norm nor linear, here an embedding, still learns. Freeze the whole model: model.requires_grad_(False).",
+        ),
+        (
+            _freeze_in_the_loop,
+            "Only the last layer learns: requires_grad_(False) stands inside the loop and freezes the A and B that the loop has just made. Once, above the loop.",
         ),
         (_first_only, "Only the first linear layer that was met has LoRA. A return inside the loop ends it."),
         (_always_rank_4, "The rank is 4 whatever was asked for. Use the argument, in the call to itself, too."),
@@ -139,7 +187,7 @@ rank_for = Exercise(
         ([(64, 256)], 2600),
         ([(256, 10), (10, 10), (4, 4)], 900),
         ([(30, 20)], 140),
-        ([(4, 4)], 40),
+        ([(4, 4)], 24),
     ],
     hints=[
         "What does one rank cost, over all the layers together?",
@@ -161,7 +209,15 @@ rank_for = Exercise(
         ),
         (
             lambda shapes, budget: budget // (shapes[0][0] + shapes[0][1]),
-            "That spends the whole budget on the first layer. The rank is for all of them: add up their costs.",
+            "That spends the whole budget on the first layer. The rank is for all of them: add up their costs. If you do, look where the return stands: inside the loop it ends it.",
+        ),
+        (
+            lambda shapes, budget: min(budget // (m + n) for m, n in shapes),
+            "That gives every layer the whole budget. They have to share it: add up what one rank costs in all of them.",
+        ),
+        (
+            lambda shapes, budget: budget // sum(m + n for m, n in shapes) + 1,
+            "One too many: that rank no longer fits into the budget. In a loop, return the last one that did.",
         ),
         (
             lambda shapes, budget: budget // len(shapes) // (shapes[0][0] + shapes[0][1]),

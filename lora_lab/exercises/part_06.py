@@ -29,6 +29,10 @@ merged = Exercise(
             lambda W, A, B, s: W + s * (A @ B),
             "A @ B is (in, out) and W is (out, in): transpose it, once. Where the layer is square nothing complains, and the result is wrong.",
         ),
+        (
+            lambda W, A, B, s: W + s * (A @ B).reshape(W.shape),
+            "reshape pours the numbers row by row into the new shape and mixes inputs with outputs. To turn a matrix, use .T.",
+        ),
         (lambda W, A, B, s: W + (A @ B).T, "The scale is missing: the update is s · A B."),
         (lambda W, A, B, s: s * (A @ B).T, "That is the update alone. Add it to W."),
         (lambda W, A, B, s: W - s * (A @ B).T, "Subtracting takes an update out again. Merging adds it."),
@@ -114,6 +118,14 @@ add_adapters = Exercise(
         (
             lambda A1, B1, A2, B2: (torch.cat([A1, A2], dim=1), torch.cat([B1, B2], dim=0) / 2),
             "That is the average of the two updates: half of each. Asked for is their sum.",
+        ),
+        (
+            lambda A1, B1, A2, B2: (torch.cat([A1, A2]), torch.cat([B1, B2])),
+            "Without dim, torch.cat puts rows below rows. That is right for B; A grows by columns, dim=1.",
+        ),
+        (
+            lambda A1, B1, A2, B2: (torch.stack([A1, A2]), torch.stack([B1, B2])),
+            "stack makes a new axis, so A @ B is two updates and nothing adds them. cat joins along an axis that is there.",
         ),
         (
             lambda A1, B1, A2, B2: (torch.cat([A1, A2], dim=0), torch.cat([B1, B2], dim=1)),

@@ -22,6 +22,12 @@ def _two_models(seed):
     return model, pretrained, torch.randn(7, 5)
 
 
+def _plain(number):
+    """A number as Python's own; True and False stay what they are."""
+    value = torch.as_tensor(number).detach().reshape(()).item()
+    return value if isinstance(value, bool) else float(value)
+
+
 def _largest_of_each(model, pretrained, X):
     with torch.no_grad():
         return model(X).abs().max().item() - pretrained(X).abs().max().item()
@@ -31,7 +37,7 @@ startup_difference = Exercise(
     title="Does it start where it should?",
     reference=startup_difference,
     cases=[_two_models(0), _two_models(1)],
-    observe=lambda answer, *case: torch.as_tensor(answer(*case)).detach().double().reshape(()).item(),
+    observe=lambda answer, *case: _plain(answer(*case)),
     hints=[
         "Send the same X through both models. What should the two outputs have in common before training?",
         "Every number of one minus the same number of the other. Which single number tells that all of them are zero?",
@@ -67,6 +73,14 @@ startup_difference = Exercise(
             lambda model, pretrained, X: not torch.equal(model(X), pretrained(X)),
             "That says whether, and not by how much. A difference of a rounding error is no illness.",
         ),
+        (
+            lambda model, pretrained, X: torch.equal(model(X), pretrained(X)),
+            "That says whether they are the same, and not by how much they differ. Asked for is a number.",
+        ),
+        (
+            lambda model, pretrained, X: max(abs(model(X) - pretrained(X))),
+            "Python's max, if and while want one True or False, and a tensor of many numbers has many. Use the tensor's own: .abs().max().",
+        ),
     ],
     praise="Zero for a fresh LoRA, to the last bit. It is the cheapest test there is.",
 )
@@ -86,12 +100,14 @@ def _observe_not_held(answer):
         early = torch.optim.Adam(model.parameters())
         replace_linear_with_lora(model, rank=2)
         first, second = model[0].lora, model[1].lora
-        groups = [{"params": [first.A, first.B]}, {"params": [second.B], "lr": 0.1}]
+        groups = [{"params": [first.A, first.B]}, {"params": [second.A], "lr": 0.1}]
         made = {"early": early, "groups": torch.optim.SGD(groups, lr=1)}
-        results.append(answer(model, made.get(kind) or torch.optim.Adam(model.parameters())))
-    if not all(isinstance(result, (list, tuple, set)) for result in results):
-        raise TypeError
-    return [sorted(map(_named, result)) for result in results]
+        result = answer(model, made.get(kind) or torch.optim.Adam(model.parameters()))
+        if isinstance(result, str):
+            raise TypeError
+        results.append(str(sorted(map(_named, result))))
+    cases = ("an optimizer made before LoRA", "one with two groups and a gap", "one that holds everything")
+    return {f"the answer for {case}": result for case, result in zip(cases, results, strict=True)}
 
 
 def _named(item):
@@ -106,6 +122,20 @@ def _first_group_only(model, optimizer):
 def _frozen_too(model, optimizer):
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [name for name, p in model.named_parameters() if id(p) not in held]
+
+
+def _each_group_alone(model, optimizer):
+    missing = []
+    for group in optimizer.param_groups:
+        held = {id(p) for p in group["params"]}
+        missing += [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    return missing
+
+
+def _by_value(model, optimizer):
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    wanted = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [name for name, p in wanted if not any(torch.equal(p, other) for other in held)]
 
 
 def _those_held(model, optimizer):
@@ -141,6 +171,14 @@ not_held = Exercise(
             _first_group_only,
             "That looks into the first group alone. An optimizer may have several, each with a learning rate of its own.",
         ),
+        (
+            _each_group_alone,
+            "Each group is asked alone, so what one of them holds counts as missing from the other. Collect the ids of all groups, then compare once.",
+        ),
+        (
+            _by_value,
+            "Two tensors with the same numbers are not the same tensor: every fresh B is zero. Compare id(p), or p is q.",
+        ),
         (_frozen_too, "Frozen parameters need no optimizer. Name only those that require a gradient."),
         (_those_held, "Those are the ones that it does hold. Asked for are the others."),
         (_parameters, "Those are the parameters themselves. A report needs their names: named_parameters()."),
@@ -150,7 +188,7 @@ not_held = Exercise(
         ),
         (
             _by_state,
-            "optimizer.state is empty until the first step, so that names all of them. Look into optimizer.param_groups.",
+            'That names everything that wants to learn, whatever the optimizer holds. optimizer.state is empty before the first step, and param_groups is a list of dictionaries: the parameters are in group["params"] of each.',
         ),
     ],
     praise="An empty list is health. Ask before the first step, not after the last.",
