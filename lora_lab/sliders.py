@@ -367,7 +367,7 @@ def digits_explorer(runs, tasks, base="upright"):
     sheet.grid(False)
     sheet.spines[:].set_visible(False)
     captions = [
-        sheet.text(9 * (i % columns) + 3.5, 12 * (i // columns) + 9.3, "", ha="center", va="center", fontsize=10)
+        sheet.text(9 * (i % columns) + 3.5, 12 * (i // columns) + 9.3, "", ha="center", va="center", fontsize=8)
         for i in range(shown)
     ]
     heading = sheet.set_title("x")
@@ -390,8 +390,10 @@ def digits_explorer(runs, tasks, base="upright"):
         digits[: len(mistakes), :8] = data.X_test[mistakes[:shown]].reshape(-1, 8, 8)
         image.set_data(mosaic(digits, columns))
         for i, caption in enumerate(captions):
-            seen = f"read as {predictions[mistakes[i]]}" if i < len(mistakes) else ""
-            caption.set_text(seen)
+            if i < len(mistakes):
+                caption.set_text(f"{data.y_test[mistakes[i]]}, read as {predictions[mistakes[i]]}")
+            else:
+                caption.set_text("")
         heading.set_text(f"{task}, rank {rank}: {len(mistakes)} of {len(predictions)} still wrong")
         return [*(artist for pair in lines.values() for artist in pair), image, *captions, heading]
 
