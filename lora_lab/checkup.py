@@ -1,16 +1,17 @@
 """A check-up for any model with LoRA: what learns, what gets a gradient, does it start and train where it should?"""
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from .adapt import count_parameters, listed, lora_layers
+from .adapt import count_parameters, is_called, listed, lora_layers
 from .layer import LinearWithLoRA, weight_of
 from .training import default_loss
 
-HEALTHY = """✓ no bug found
-  (not to be seen from here: a file read the wrong way round. Compare the outputs before saving and after loading.)"""
+HEALTHY = """✓ none of the bugs looked for
+  (not looked for: the learning rate, the loss, the data, a file that was read the wrong way round)"""
 
 
 @dataclass
@@ -26,46 +27,63 @@ class Report:
         return "\n".join(lines + ([f"✗ {problem}" for problem in self.problems] or [HEALTHY]))
 
 
-def doctor(model, X, y, pretrained=None, optimizer=None, loss=None):
+def doctor(model, X, y, pretrained=None, optimizer=None, *, trained=False, learns=(), loss=None):
     """Examine a model with LoRA on a batch X (n, …) and y (n, …); the report says what was found.
 
-    ``pretrained`` is the model as it was before LoRA, ``optimizer`` the one that trains; without them the doctor sees
-    less. ``loss(output, y)`` as in ``train_model``. The model stays as it is, gradients included.
+    ``pretrained`` is a copy of the model from before LoRA, ``optimizer`` the one that trains; without them the doctor
+    sees less. ``trained`` says that training has begun, ``learns`` names layers that are meant to learn beside LoRA
+    (a new head), ``loss(output, y)`` is as in ``train_model``. The model stays as it is, gradients included.
     """
-    patient = _Patient(model, lora_layers(model), X, y, pretrained, optimizer, loss or default_loss)
+    patient = _Patient(model, X, pretrained, optimizer, trained, [learns] if isinstance(learns, str) else learns)
+    patient.examine(X, y, loss)
     return Report(patient.measured(), [problem for check in CHECKS for problem in check(patient)])
 
 
 class _Patient:
     """The model on the table, and what several checks look at."""
 
-    def __init__(self, model, layers, X, y, pretrained, optimizer, loss):
-        self.model, self.layers, self.pretrained, self.optimizer = model, layers, pretrained, optimizer
-        self.nested = [name for name, layer in layers.items() if isinstance(layer.linear, LinearWithLoRA)]
+    def __init__(self, model, X, pretrained, optimizer, trained, learns):
+        self.model, self.X, self.layers = model, X, lora_layers(model)
+        self.pretrained, self.optimizer, self.trained, self.learns = pretrained, optimizer, trained, learns
+        self.nested = [name for name, layer in self.layers.items() if isinstance(layer.linear, LinearWithLoRA)]
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        halves = {id(p) for layer in layers.values() for p in (layer.lora.A, layer.lora.B)}
-        self.others = {name: p for name, p in self.trainable.items() if id(p) not in halves}
-        was_training = model.training
-        model.eval()
-        with torch.enable_grad():
-            output = model(X)
-            value = loss(output, y)
-        names = list(self.trainable) if value.requires_grad else []
-        found = torch.autograd.grad(value, [self.trainable[name] for name in names], allow_unused=True) if names else ()
-        self.gradients = {id(self.trainable[name]): g for name, g in zip(names, found, strict=True) if g is not None}
-        self.loss, self.difference = value.item(), None
-        if pretrained is not None and isinstance(output, torch.Tensor):
-            with torch.no_grad():
-                self.difference = (output - pretrained(X)).abs().max().item()
-        model.train(was_training)
+        halves = {id(p) for layer in self.layers.values() for p in (layer.lora.A, layer.lora.B)}
+        self.others = [name for name, p in self.trainable.items() if id(p) not in halves and not self.means(name)]
+        if pretrained is not None and any(isinstance(module, LinearWithLoRA) for module in pretrained.modules()):
+            raise ValueError("pretrained has LoRA in it; pass a copy that was made before: copy.deepcopy(model)")
 
-    @property
-    def untrained(self):
-        """Whether no step has been taken yet: the optimizer says so, or B is still zero everywhere."""
-        keeps_state = self.optimizer is not None and self.optimizer.defaults.get("momentum", True)  # plain SGD does not
-        if keeps_state:
-            return not self.optimizer.state
-        return not any(layer.lora.B.any() for layer in self.layers.values())
+    def means(self, name):
+        """Whether a parameter belongs to a layer that is meant to learn."""
+        return any(is_called(name.rsplit(".", 1)[0], layer) for layer in self.learns)
+
+    def examine(self, X, y, loss):
+        """One forward and one backward pass, which leave no trace."""
+        with _evaluating(self.model, self.pretrained), torch.enable_grad():
+            output = self.model(X)
+            if loss is None and not isinstance(output, torch.Tensor):
+                raise TypeError(
+                    f"the model returns a {type(output).__name__}; say how to make a loss of it: "
+                    "doctor(…, loss=lambda output, y: …)"
+                )
+            value = (loss or default_loss)(output, y)
+            if not isinstance(value, torch.Tensor) or value.numel() != 1:
+                raise TypeError("loss(output, y) must return one number, as a tensor")
+            parameters = list(self.trainable.values()) if value.requires_grad else []
+            found = torch.autograd.grad(value, parameters, allow_unused=True) if parameters else ()
+            self.difference = self._difference(X, output)
+        self.gradients = {id(p): g for p, g in zip(parameters, found, strict=True) if g is not None}
+        self.loss = value.item()
+
+    def _difference(self, X, output):
+        """The largest difference from the pretrained model's output, or None where the two can't be compared."""
+        if self.pretrained is None or not isinstance(output, torch.Tensor):
+            return None
+        try:
+            with torch.no_grad():
+                before = self.pretrained(X)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"the pretrained model can't read this X; same dtype, same device? {error}") from error
+        return (output - before).abs().max().item() if before.shape == output.shape else None
 
     def gradient(self, half):
         """The norm of all A's, or all B's, gradients together."""
@@ -77,21 +95,53 @@ class _Patient:
         loras = [layer.lora for layer in self.layers.values()]
         scales = ", ".join(f"{scale:g}" for scale in sorted({lora.scale for lora in loras}))
         ranks = ", ".join(map(str, sorted({lora.rank for lora in loras})))
+        states = sorted({_state(layer) for layer in self.layers.values()} - {""})
         own = sum(lora.A.numel() + lora.B.numel() for lora in loras)
         rows = {
-            "LoRA": f"{len(loras)} layers, rank {ranks}, scale {scales}",
-            "numbers that learn": f"{count.trainable:,} of {count.total:,}; A and B together have {own:,}",
+            "LoRA layers": ", ".join([f"{len(loras)}, rank {ranks}, scale {scales}", *states]),
+            "numbers that want to learn": f"{count.trainable:,} of {count.total:,}; A and B together have {own:,}",
             "gradient of A": f"{self.gradient('A'):.2g}",
             "gradient of B": f"{self.gradient('B'):.2g}",
         }
-        if self.difference is not None:
-            rows["output differs from the pretrained by"] = f"{self.difference:.2g}"
+        if self.pretrained is not None:
+            seen = "can't be compared" if self.difference is None else f"{self.difference:.2g}"
+            rows["output differs from the pretrained by"] = seen
         return rows
+
+
+@contextmanager
+def _evaluating(*models):
+    """All modules in evaluation mode, and each in its own mode again afterwards."""
+    modes = {module: module.training for model in models if model is not None for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _state(layer):
+    """How a layer is set, where it is not simply on."""
+    if not layer.enabled:
+        return "switched off"
+    if layer.merged is not None:
+        return "merged"
+    return "" if layer.lora.strength == 1 else f"strength {layer.lora.strength:g}"
+
+
+def _finite(patient):
+    if not patient.X.is_floating_point() or patient.X.isfinite().all():
+        if not math.isfinite(patient.loss):
+            yield f"the loss is {patient.loss}: the training diverged; start anew at a lower learning rate"
+    else:
+        yield "X contains NaN or infinity"
 
 
 def _nested(patient):
     if patient.nested:
-        yield f"LoRA inside LoRA, in {listed(patient.nested)}: it was put in twice; remove_lora, then once"
+        yield f"LoRA inside LoRA, in {listed(patient.nested)}: it was put in more than once; start from a fresh model"
 
 
 def _frozen(patient):
@@ -104,33 +154,48 @@ def _frozen(patient):
 def _others_learn(patient):
     inside = [name for name in patient.others if ".linear." in f".{name}"]
     if inside:
-        yield f"{listed(inside)} learns, too, in a layer that LoRA should leave as it was: freeze the bias as well"
+        yield f"also learns: {listed(inside)}, in layers that LoRA should leave as they were; freeze all of them"
     outside = [name for name in patient.others if name not in inside]
     if outside:
-        yield f"{listed(outside)} learns, too: right for a new head, wrong for anything that was pretrained"
+        yield f"also learns: {listed(outside)}; freeze what was pretrained, and name a new head with learns=[…]"
+
+
+def _silent(patient):
+    """Layers from which nothing will be learned, although they want to."""
+    if patient.trained:
+        return
+    for name, layer in patient.layers.items():
+        lora = layer.lora
+        if not (lora.A.any() or lora.B.any()):
+            yield f"A and B of {name} are both zero, so neither gets a gradient and nothing will ever be learned"
+        elif lora.B.requires_grad and not patient.gradients.get(id(lora.B), torch.zeros(1)).any():
+            why = _state(layer) or "is it used, and not detached or under no_grad?"
+            yield f"B of {name} gets no gradient: {why}"
 
 
 def _start(patient):
-    loras = [layer.lora for layer in patient.layers.values()]
-    if not any(lora.A.any() or lora.B.any() for lora in loras):
-        yield "A and B are both zero, so neither gets a gradient and nothing will ever be learned"
-    if not patient.untrained:
+    if patient.trained:
         return
-    if any(lora.B.any() for lora in loras):
-        yield "B is not zero although no step was taken, so the adapted model does not start as the pretrained one"
-    elif patient.difference:
+    wrong = [name for name, layer in patient.layers.items() if layer.lora.B.any()]
+    if wrong:
+        yield (
+            f"B of {listed(wrong)} is not zero, so the model does not start as the pretrained one; "
+            "if it has been trained already, say trained=True"
+        )
+    elif patient.difference and math.isfinite(patient.difference) and not patient.learns:
         yield "B is zero, and yet the output differs from the pretrained model's: something else has changed"
     for name, layer in patient.layers.items():
         size = layer.lora.A.square().mean().sqrt().item() * (3 * layer.in_features) ** 0.5
-        if size and not 0.5 < size < 2:
+        if layer.lora.A.numel() >= 64 and size and not 0.1 < size < 2:  # a few numbers may differ by chance
             yield f"A of {name} is {size:.2g} times as large as ±1/√in_features: filled with the wrong fan?"
 
 
 def _scale(patient):
     for name, layer in patient.layers.items():
         lora = layer.lora
-        if lora.scaling == "alpha" and lora.rank > 1 and lora.alpha > 1:
-            yield f"the scale of {name} is alpha itself, {lora.scale:g}, not alpha/r; lower the learning rate or divide"
+        if lora.scale > 8:
+            cause = "alpha itself, not alpha/r" if lora.scaling == "alpha" else lora.scaling
+            yield f"the scale of {name} is {lora.scale:g}, {cause}: 1 or 2 are usual, and it acts like a learning rate"
 
 
 def _optimizer(patient):
@@ -152,29 +217,36 @@ def _tied(patient):
             yield f"{name} shares its weight ({listed(sharing)}): merging would change the others, too; untie it first"
 
 
-def _written(patient):
-    """Whether W is still what was pretrained; if not, whether the update was added into it, and how often."""
-    if patient.pretrained is None:
+def _changed(patient):
+    """Whether everything that was pretrained still is what it was; if not, whether an update was added into it."""
+    if patient.pretrained is None or patient.nested:
         return
-    for name, layer in patient.layers.items():
-        if any(f"{name}.".startswith(f"{nested}.") for nested in patient.nested):
+    before = dict(patient.pretrained.named_parameters(remove_duplicate=False))
+    weights = {f"{name}.linear.weight": (name, layer) for name, layer in patient.layers.items()}
+    for full_name, now in patient.model.named_parameters():
+        name = full_name.replace(".linear.", ".") if full_name.rsplit(".", 1)[0].endswith(".linear") else full_name
+        if ".lora." in full_name or patient.means(name):
             continue
-        before = weight_of(patient.pretrained.get_submodule(name))
-        change, delta = (weight_of(layer.linear) - before).detach(), layer.lora.delta().detach().T
-        if not change.any():
-            continue
-        times = ((change * delta).sum() / delta.square().sum().clamp(min=1e-30)).item()
-        if (change - times * delta).norm() > 0.01 * change.norm():
-            yield f"the frozen weight of {name} is not the pretrained one"
-        elif round(times) == 1 and layer.enabled:
-            yield f"the update of {name} was written into its weight and is still added beside it: it counts twice"
-        elif round(times) != 1:
-            yield f"the update of {name} was written into its weight {times:.2g} times: merged again?"
+        if name not in before or before[name].shape != now.shape:
+            yield f"{name} is not in the pretrained model in this shape; pass a copy of the same model"
+        elif not torch.equal(now, before[name]) and full_name in weights:
+            layer_name, layer = weights[full_name]
+            yield _how_it_changed(layer_name, layer, weight_of(patient.pretrained.get_submodule(layer_name)))
+        elif not torch.equal(now, before[name]):
+            yield f"{name} has changed"
 
 
-def _finite(patient):
-    if not math.isfinite(patient.loss):
-        yield f"the loss is {patient.loss}: the training diverged; start anew at a lower learning rate"
+def _how_it_changed(name, layer, before):
+    """One sentence on a weight that is no longer the pretrained one: was the update written into it, and how often?"""
+    change = (weight_of(layer.linear) - before).detach()
+    delta = layer.lora.delta().detach().T
+    times = ((change * delta).sum() / delta.square().sum().clamp(min=1e-30)).item()
+    rounding = torch.finfo(change.dtype).eps * before.norm()
+    if (change - times * delta).norm() > 0.01 * change.norm() + rounding:
+        return f"the frozen weight of {name} is not the pretrained one"
+    often = "once" if abs(times - 1) < 0.05 else f"{times:.2g} times"
+    still = " and is still added beside it" if layer.enabled else ""
+    return f"the update of {name} was written into its weight {often}{still}"
 
 
-CHECKS = (_finite, _nested, _frozen, _others_learn, _start, _scale, _optimizer, _tied, _written)
+CHECKS = (_finite, _nested, _frozen, _others_learn, _silent, _start, _scale, _optimizer, _tied, _changed)

@@ -171,6 +171,7 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
     ``log`` holds "x", "y" or both. ``notes`` are dashed lines across, ``{"noise floor": 0.01}``.
     """
     described = "; ".join(f"{name} from {ys[0]:.2g} to {ys[-1]:.2g}" for name, ys in lines.items())
+    described = described.replace("from nan to nan", "nowhere: it diverged")
     picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", width, height)
     axes = picture.subplots()
     for marker, (name, ys) in zip(MARKERS * 3, lines.items(), strict=False):

@@ -281,9 +281,9 @@ class Patient:
     def examine(self):
         """Print what was measured on the patient and on a healthy twin; return the figure of their loss curves."""
         sick, well = visit(self, ill=True), visit(self, ill=False)
-        print(f"{'':36}{'patient':>10}{'healthy':>10}")
+        print(f"{'':40}{'patient':>10}{'healthy':>10}")
         for name in sick.measured:
-            print(f"{name:36}{_number(sick.measured[name]):>10}{_number(well.measured[name]):>10}")
+            print(f"{name:40}{_number(sick.measured[name]):>10}{_number(well.measured[name]):>10}")
         return loss_curves({"patient": sick.losses, "healthy": well.losses}, f"Patient {self.number}", xlabel="epoch")
 
     def diagnose(self, answer):
@@ -320,12 +320,12 @@ def visit(patient, ill):
     world = patient.world()
     model, optimizer = patient.admit(ill)
     X, y = world.new.X, world.new.y
+    loras = [module for module in model.modules() if isinstance(module, LoRALayer)]
     rows = {
-        "numbers that learn": count_parameters(model).trainable,
-        "LoRA layers": sum(isinstance(module, LoRALayer) for module in model.modules()),
-        "largest number in A at the start": max(
-            m.A.abs().max().item() for m in model.modules() if isinstance(m, LoRALayer)
-        ),
+        "numbers that want to learn": count_parameters(model).trainable,
+        "LoRA layers": len(loras),
+        "rank": loras[0].rank,
+        "largest number in A at the start": max(lora.A.abs().max().item() for lora in loras),
         "output changed before training": (model(X) - world.pretrained(X)).abs().max().item(),
         "gradient of A at the start": _gradient(model, X, y, "A"),
         "gradient of B at the start": _gradient(model, X, y, "B"),
@@ -340,12 +340,16 @@ def visit(patient, ill):
         losses += [math.nan] * (world.epochs - len(losses))  # where it diverged
     rows["loss after training"] = evaluate(model, X, y)
     rows["new task, % right"] = 100 * accuracy(model, world.new.X_test, world.new.y_test)
-    rows["pretrained numbers changed by"] = _change(model, world.pretrained)
+    rows["pretrained numbers changed by"] = max(_changes(model, world.pretrained), default=0.0)
     with lora_disabled(model):
-        rows["old task, LoRA switched off, %"] = 100 * accuracy(model, world.old.X_test, world.old.y_test)
+        rows["old task, LoRA off, % right"] = 100 * accuracy(model, world.old.X_test, world.old.y_test)
     if patient.afterwards:
         patient.afterwards[0 if ill else 1](model)
-        rows["pretrained numbers changed, in use"] = _change(model, world.pretrained)
+        changes = _changes(model, world.pretrained)
+        rows["pretrained numbers changed, in use"] = max(changes, default=0.0)
+        rows["in so many layers"] = len(changes)
+        difference = (model(X) - world.pretrained(X)).abs().max().item()
+        rows["output differs from pretrained, in use"] = difference
         rows["new task when in use, % right"] = 100 * accuracy(model, world.new.X_test, world.new.y_test)
     return Visit(model, optimizer, losses, rows)
 
@@ -360,10 +364,11 @@ def _gradient(model, X, y, half):
     return sum(gradient.square().sum().item() for gradient in found) ** 0.5
 
 
-def _change(model, pretrained):
-    """The largest change of any number that was there before LoRA."""
-    now = {re.sub(r"(\.linear)+\.", ".", name): p for name, p in model.named_parameters()}
-    return max((now[name] - p).abs().max().item() for name, p in pretrained.named_parameters())
+def _changes(model, pretrained):
+    """The largest change in each pretrained layer whose numbers are no longer what they were."""
+    now = {re.sub(r"(\.linear)+\.", ".", name): p for name, p in model.named_parameters(remove_duplicate=False)}
+    before = pretrained.named_parameters(remove_duplicate=False)
+    return [change for name, p in before if (change := (now[name] - p).abs().max().item())]
 
 
 def _number(value):
@@ -381,6 +386,7 @@ DIAGNOSES = {
     "twice": "LoRA was put in twice",
     "merged twice": "the update was merged twice",
     "turned": "A and B were read from the file the wrong way round",
+    "not loaded": "the adapter was not loaded at all",
     "tied": "the adapted weight is tied to another layer's",
     "slow": "the learning rate is too low",
     "fast": "the learning rate is too high",
@@ -399,7 +405,7 @@ PATIENTS = [
             "slow": "A loss that falls too slowly still falls, and B would have a gradient.",
             "optimizer": "Then B would have a gradient that nobody uses. Here there is none.",
         },
-        "Freezing came last and froze A and B with the rest. Freeze first, then put LoRA in.",
+        "Freezing came last and froze A and B with the rest. Freeze first, then put LoRA in. (torch itself complains, of an empty parameter list or of a loss that does not require grad. This owner's loop did not listen.)",
         "huggingface/trl#3926, where a preparing step froze the adapters of a model that already had them",
     ),
     Patient(
@@ -410,7 +416,7 @@ PATIENTS = [
         ("bias", "random B", "fan", "fast"),
         {
             "bias": "Then more numbers would learn than in the twin. The counts agree.",
-            "fan": "A may be as large as it likes: while B is zero, A B is zero and no output changes.",
+            "fan": "The largest number in A is the twin's. And while B is zero, no A changes the output.",
             "fast": "The output was another one before the first step. No learning rate had a part in that.",
         },
         "With B at random, A B is a random change of every layer: training starts from a damaged model. Here it was repaired by training; with little data it may not be.",
@@ -425,7 +431,7 @@ PATIENTS = [
         {
             "frozen": "3,328 numbers want to learn, as many as in the twin.",
             "both zero": "Then B would have no gradient. It has the same as the twin's.",
-            "slow": "The loss after training is the loss before, to the last digit shown. Slow is not standing still.",
+            "slow": "At a ten-thousandth of the rate the last digit would already have moved. (At a rate of 0, or without step(), it would look just like this.)",
         },
         "The optimizer was made before A and B existed, so it moves the old parameters, which are frozen. The gradients are there and nobody uses them.",
         "adapter-hub/adapters#260: the same with another kind of adapter, solved by making the optimizer afterwards",
@@ -438,7 +444,7 @@ PATIENTS = [
         ("both zero", "frozen", "random B", "optimizer"),
         {
             "frozen": "3,328 numbers want to learn, as many as in the twin. What do they learn from?",
-            "random B": "Then the output would have changed before training.",
+            "random B": "With A at zero the output would indeed stay. But then A would have a gradient, and the loss would fall.",
             "optimizer": "Then there would be a gradient and nobody to use it. B has none.",
         },
         "A's gradient is something times B, and B's is something times A. With both at zero both gradients are, and stay, zero.",
@@ -452,7 +458,7 @@ PATIENTS = [
         ("twice", "rank", "merged twice", "bias"),
         {
             "twice": "Then there would be more LoRA layers than in the twin.",
-            "rank": "One rank more costs 832 numbers in these two layers. Here are 512 more: 256 and 256.",
+            "rank": "It is the same rank. And the pretrained numbers have changed, which no rank can do.",
             "merged twice": "Nothing was merged. The pretrained numbers changed during training.",
         },
         "The weight was frozen and the bias was not. Nothing crashes, and the adapter file, which holds A and B alone, no longer describes the model.",
@@ -467,9 +473,9 @@ PATIENTS = [
         {
             "fast": "The twin is trained at the same rate. What makes every change of B count so much more here?",
             "rank": "Both have 13,312 numbers: the rank is the same.",
-            "fan": "The largest number in A is the twin's. And B's gradient is 16 times the twin's: which 16 is there?",
+            "fan": "The largest number in A is the twin's. And B's gradient is 16 times the twin's, which is the rank.",
         },
-        "The scale is 32 instead of 32/16 = 2. Under Adam it acts like a learning rate 16 times as high.",
+        "The scale is 32 instead of 32/16 = 2: every step moves the model 16 times as far in the beginning, as a rate 16 times as high would.",
         "rasbt/LLMs-from-scratch#821 and Blaizzy/mlx-vlm#845",
     ),
     Patient(
@@ -481,9 +487,9 @@ PATIENTS = [
         {
             "rank": "Twice the rank would double the count as well. But how many LoRA layers are there?",
             "turned": "That could explain what happened in use. It can't explain the count at the start.",
-            "bias": "That would be 512 numbers more. Here are 3,328, as many as A and B have together.",
+            "bias": "Two biases are 512 numbers. Here are 3,328 more, as many as A and B have together.",
         },
-        "There is a LoRA inside the LoRA. It trains well, all four together. Where the file is opened there is room for one adapter for each layer, and the inner ones are lost.",
+        "There is a LoRA inside the LoRA. It trains well, all four together. Many a reader of files has room for one adapter for each layer and drops the inner ones. (load_adapter of this course refuses the file.)",
         "huggingface/cookbook#338, where a trainer adds the LoRA that the notebook had added; nested in huggingface/peft#2390",
         afterwards=(one_adapter_for_each_layer, one_adapter_for_each_layer),
     ),
@@ -496,7 +502,7 @@ PATIENTS = [
         {
             "random B": "Then the output would have changed before training.",
             "fast": "The twin is trained at the same rate and is well. Why is it too high for this one alone?",
-            "alpha": "That would raise B's gradient and leave A as it is. Compare the largest numbers in A.",
+            "alpha": "That would raise B's gradient and leave A as it is. The largest number in A is 0.50 here, and 0.50 is 1/√4: what has 4?",
         },
         "kaiming_uniform_ reads an (in, rank) matrix as rank inputs, so A is √(in/rank) times too large: B's steps count more, like a hidden higher learning rate. At a lower rate the patient would even have learned faster, which is why this goes unnoticed.",
         "pytorch/pytorch#129834 on the orientation; NVIDIA-NeMo/Megatron-Bridge#5840, where the fan was that of a slice of A",
@@ -508,7 +514,7 @@ PATIENTS = [
         healthy,
         ("turned", "fast", "tied", "merged twice"),
         {
-            "turned": "Nothing was read from a file: the pretrained numbers themselves have changed.",
+            "turned": "Then the change would be another one. This one is the twin's, times two: 1.44 and 0.72.",
             "fast": "After training it was as good as the twin. It was lost on the way into use.",
             "tied": "No two layers of this model share a weight. By how much did the pretrained numbers change, compared with the twin's?",
         },
@@ -521,14 +527,14 @@ PATIENTS = [
         "turned",
         healthy,
         healthy,
-        ("frozen", "turned", "merged twice", "optimizer"),
+        ("not loaded", "turned", "merged twice", "fast"),
         {
-            "frozen": "It learned: after training it was as good as the twin.",
+            "not loaded": "Then the output in use would be the pretrained model's. It differs, and helps nobody.",
             "merged twice": "The pretrained numbers have not changed at all, so nothing was merged.",
-            "optimizer": "It learned: after training it was as good as the twin.",
+            "fast": "After training it was as good as the twin. It was lost on the way into use.",
         },
         "The file holds A as (rank, in). reshape makes (in, rank) of it without complaint and with every number in the wrong place; .T is what was meant.",
-        "osaurus-ai/vmlx-swift#320 on files that load the wrong way round; huggingface/peft#3531, a missing transposition",
+        "osaurus-ai/vmlx-swift#320, on files whose matrices fit both ways round",
         afterwards=(turned_sick, turned_cured),
     ),
     Patient(
@@ -538,7 +544,7 @@ PATIENTS = [
         tied_cured,
         ("merged twice", "turned", "tied", "random B"),
         {
-            "merged twice": "It was merged once, as in the twin. But here something pretrained changed that the twin's merge did not reach.",
+            "merged twice": "Then the change would be twice the twin's. It is the same, but in two layers instead of one.",
             "turned": "Nothing was read from a file. The update was merged in memory, in both.",
             "random B": "Then the output would have changed before training.",
         },

@@ -153,6 +153,11 @@ def _with_in(model, optimizer):
     return [name for name, p in model.named_parameters() if p.requires_grad and p not in held]
 
 
+def _by_number(model, optimizer):
+    held = [number for group in optimizer.state_dict()["param_groups"] for number in group["params"]]
+    return [name for name, p in model.named_parameters() if p.requires_grad and p not in held]
+
+
 def _by_state(model, optimizer):
     return [name for name, p in model.named_parameters() if p.requires_grad and p not in optimizer.state]
 
@@ -178,6 +183,10 @@ not_held = Exercise(
         (
             _by_value,
             "Two tensors with the same numbers are not the same tensor: every fresh B is zero. Compare id(p), or p is q.",
+        ),
+        (
+            _by_number,
+            "state_dict() numbers the parameters 0, 1, 2, … Look into optimizer.param_groups, where they are themselves.",
         ),
         (_frozen_too, "Frozen parameters need no optimizer. Name only those that require a gradient."),
         (_those_held, "Those are the ones that it does hold. Asked for are the others."),
