@@ -64,6 +64,21 @@ def draw(rank):
         plt.show()
 
 ipywidgets.interact(draw, rank=ipywidgets.IntSlider(value=4, min=1, max=SIZE));""".replace("SIZE", str(SIZE))
+# Three adapters of a model of real size; what they hold does not matter here.
+STRENGTH = """from lora_lab import DigitClassifier, digits, lora_layers, lora_state, replace_linear_with_lora
+from lora_lab.sliders import digits_explorer, strength_explorer
+
+names = ["upright", "mirrored", "rotated", "inverted"]
+tasks = {name: digits(name, dtype=torch.float64) for name in names}
+model, states = DigitClassifier.pretrained().double(), {}
+replace_linear_with_lora(model, rank=4)
+for name in names[1:]:
+    for layer in lora_layers(model).values():
+        torch.nn.init.normal_(layer.lora.B)
+    states[name] = lora_state(model)"""
+DIGITS = """truth = tasks["upright"].y_test
+places = [(name, rank) for name in names[1:] for rank in range(2, 16)]
+runs = {(name, rank): ((truth + (torch.rand(450) < 1 / rank)) % 10, 0.5) for name, rank in places}"""
 COUNT = """
 update = explorer._update
 explorer._update = lambda **values: (drawn.append(values), update(**values))[1]
@@ -72,6 +87,8 @@ NOTEBOOKS = {
     "interact": [PREPARE, INTERACT],
     "rank": [PREPARE, "explorer = rank_explorer(images)" + COUNT],
     "training": [PREPARE, "explorer = training_explorer(create_planted_task())" + COUNT],
+    "strength": [PREPARE, STRENGTH, "explorer = strength_explorer(model, states, tasks)" + COUNT],
+    "digits": [PREPARE, STRENGTH, DIGITS, "explorer = digits_explorer(runs, tasks)" + COUNT],
 }
 
 # In the page: from the key until the picture that it changed has been loaded, decoded and handed to the screen.
@@ -185,10 +202,10 @@ def measure_rank(context, address):
 def one_slider_at_a_time(sizes, start):
     """So many positions, each one slider away from the last, as a hand moves them, and none drawn ahead before."""
     dice, here, drawn, positions = random.Random(0), start, _with_neighbours(start), []
-    while len(positions) < MOVES:
+    for _ in range(10000):  # where there are few positions, fewer than MOVES of them are far enough apart
         slider = dice.randrange(len(sizes))
         there = (*here[:slider], dice.randrange(sizes[slider]), *here[slider + 1 :])
-        if there not in drawn:
+        if there not in drawn and len(positions) < MOVES:
             drawn |= _with_neighbours(there)
             positions.append(list(there))
             here = there
@@ -200,10 +217,13 @@ def _with_neighbours(position):
     return near | {position}
 
 
-def measure_training(context, address):
-    page = open_and_run(context, address, "training")
-    yield "training slider, jump to an unseen one", jump_to(page, one_slider_at_a_time((10, 6, 6), start=(0, 2, 3)))
-    close(page)
+def measure_others(context, address):
+    """Explorers with several sliders: each jump moves one of them to a position that was not drawn before."""
+    places = {"training": ((10, 6, 6), (0, 2, 3)), "strength": ((3, 16), (0, 10)), "digits": ((3, 14), (0, 0))}
+    for name, (sizes, start) in places.items():
+        page = open_and_run(context, address, name)
+        yield f"{name} slider, jump to an unseen one", jump_to(page, one_slider_at_a_time(sizes, start))
+        close(page)
 
 
 def measure_burst(context, address):
@@ -249,7 +269,7 @@ def measure():
         for name, cells in NOTEBOOKS.items():
             write_notebook(Path(folder) / f"{name}.ipynb", *cells)
         rows = {}
-        for measured in (measure_interact, measure_rank, measure_training):
+        for measured in (measure_interact, measure_rank, measure_others):
             rows |= {name: summary(times) for name, times in measured(context, address)}
         return {"milliseconds": rows, "burst of 500": measure_burst(context, address)}
 
