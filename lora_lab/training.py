@@ -55,8 +55,8 @@ def train_model(
     stepper = (optimizer or _adam)(parameters, lr=lr)
     history, start = History(), time.perf_counter()
     try:
-        size = min(batch_size or len(X), len(X)) * sum(p.numel() for p in model.parameters())
-        with _mode(model, training=True), _threads_for(size), _progress_bar(epochs, progress) as bar:
+        step = min(batch_size or len(X), len(X))
+        with _mode(model, training=True), _threads_for(model, step), _progress_bar(epochs, progress) as bar:
             for _ in bar:
                 total = 0.0
                 for batch in _batches(len(X), batch_size, shuffle):
@@ -80,14 +80,14 @@ def train_model(
 def evaluate(model, X, y, loss=None):
     """The model's mean loss on X (n, …) and y (n, …): a float, from evaluation mode and without gradients."""
     device = next(model.parameters()).device
-    with torch.no_grad(), _mode(model, training=False):
+    with torch.no_grad(), _mode(model, training=False), _threads_for(model, len(X)):
         return (loss or default_loss)(model(X.to(device)), y.to(device)).item()
 
 
 def accuracy(model, X, y):
     """The share of examples X (n, …) whose largest output is at the right class y (n,): a float from 0 to 1."""
     device = next(model.parameters()).device
-    with torch.no_grad(), _mode(model, training=False):
+    with torch.no_grad(), _mode(model, training=False), _threads_for(model, len(X)):
         return (model(X.to(device)).argmax(-1) == y.to(device)).float().mean().item()
 
 
@@ -186,13 +186,13 @@ def _progress_bar(epochs, progress):
 
 
 @contextmanager
-def _threads_for(size):
-    """One thread for small work, about ``size`` multiplications a step.
+def _threads_for(model, n):
+    """One thread for small work, judged by the multiplications that ``n`` examples take.
 
     Two threads gain nothing there, cost much where they share the processor with a browser, and round differently.
     """
     before = torch.get_num_threads()
-    if size < 50e6:
+    if n * sum(p.numel() for p in model.parameters()) < 200e6:
         torch.set_num_threads(1)
     try:
         yield
