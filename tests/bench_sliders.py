@@ -33,7 +33,7 @@ PREPARE = f"""import ipywidgets, psutil, torch
 import matplotlib.pyplot as plt
 from lora_lab import create_planted_task, set_seed
 from lora_lab.figures import MARKERS, STYLE
-from lora_lab.sliders import Explorer, rank_explorer, training_explorer
+from lora_lab.sliders import rank_explorer, training_explorer
 
 set_seed(0)
 smooth = torch.randn({SIZE}, {SIZE}).cumsum(0).cumsum(1)

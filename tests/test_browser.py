@@ -41,8 +41,8 @@ SMALL = {
     "scaling": ["from lora_lab.sliders import scaling_explorer", "scaling_explorer()"],
     # A square that moves, and a list of every position that was drawn.
     "square": [
-        """from lora_lab.figures import figure
-from lora_lab.sliders import Explorer
+        """from lora_lab.explorer import Explorer
+from lora_lab.figures import figure
 
 picture = figure("", width=4, height=2)
 axes = picture.subplots()
@@ -64,7 +64,7 @@ def alt(x, y):
         "print(explorer.values)",
     ],
     "few": [
-        "from lora_lab.figures import figure\nfrom lora_lab.sliders import Explorer",
+        "from lora_lab.explorer import Explorer\nfrom lora_lab.figures import figure",
         """picture = figure("", width=4, height=2)
 (line,) = picture.subplots().plot([0, 1], [0, 1])
 

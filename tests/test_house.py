@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "training": set(),
     "pretrain": {"data", "models", "training"},
     "figures": {"anatomy"},
-    "sliders": {"layer", "adapt", "training", "figures"},
+    "explorer": {"figures"},
+    "sliders": {"layer", "adapt", "training", "figures", "explorer"},
 }
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
 from lora_lab import DigitClassifier, create_planted_task, digits, lora_layers, lora_state, replace_linear_with_lora
+from lora_lab.explorer import Explorer
 from lora_lab.figures import COLOURS, bars, curves, digit_rows, figure, frontier, ledger_bars, lora_picture, mosaic
 from lora_lab.sliders import (
-    Explorer,
     digits_explorer,
     grid_explorer,
     rank_explorer,
