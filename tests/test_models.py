@@ -5,7 +5,7 @@ import torch
 
 from lora_lab import DigitClassifier, TinyGPT, accuracy, digits, python_prose
 from lora_lab.models import ALPHABET, decode, encode
-from lora_lab.pretrain import pretrain_tinygpt, split_by_file
+from lora_lab.pretrain import held_out_loss, pretrain_tinygpt, save, split_by_file
 
 
 def small_gpt():
@@ -16,6 +16,28 @@ def small_gpt():
 def test_the_shipped_digit_classifier_reads_digits_that_it_has_never_seen():
     task = digits()
     assert accuracy(DigitClassifier.pretrained(), task.X_test, task.y_test) > 0.97
+
+
+def test_the_shipped_tinygpt_predicts_prose_that_it_has_never_seen():
+    """1.1 nats on the Python that it was trained with; other versions have other prose. Guessing would be 4.6."""
+    _, test = split_by_file(python_prose())
+    assert held_out_loss(TinyGPT.pretrained(), encode(test[:30000])) < 1.5
+
+
+def test_the_shipped_tinygpt_is_as_large_as_it_says_and_small_to_ship():
+    assert 1e6 < sum(p.numel() for p in TinyGPT.pretrained().parameters()) < 2e6
+    assert TinyGPT.weights_file().stat().st_size < 4e6
+
+
+def test_saved_weights_come_back_in_half_precision(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lora_lab.models.WEIGHTS", tmp_path / "weights")
+    torch.manual_seed(0)
+    model = DigitClassifier()
+    save(model, "a note")
+    back = DigitClassifier.pretrained()
+    assert not back.training and "a note" in capsys.readouterr().out
+    for name, value in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], value.half().float())
 
 
 def test_every_character_has_a_number_and_comes_back():
