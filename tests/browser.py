@@ -157,7 +157,8 @@ def run_all(page):
             const failed = cells.some((cell) => cell.outputs.toJSON().some((o) => o.output_type === "error"));
             const ran = cells.length > 0 && cells.every((cell) => cell.executionCount !== null);
             return (failed || ran) && sessionContext.session.kernel.status === "idle";
-        }"""
+        }""",
+        timeout=4 * 1000 * PATIENCE,  # a whole notebook, on a machine that may be slow or busy
     )
     wait_for_pictures(page)
 
