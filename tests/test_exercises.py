@@ -182,7 +182,9 @@ def test_a_class_is_no_function():
     assert "The answer is a class" in SQUARE.check(dict).text
 
 
-@pytest.mark.parametrize(("answer", "said"), [(40, "too large"), (-1, "too small"), ("5", "asks for a number")])
+@pytest.mark.parametrize(
+    ("answer", "said"), [(40, "too large"), (-1, "too small"), (0.01, "A whole number"), ("5", "asks for a number")]
+)
 def test_a_wrong_number_is_not_told_by_how_much(answer, said):
     text = EXERCISES["part_00.rank_of_the_task"].check(answer).text
     assert said in text and "5 is right" not in text

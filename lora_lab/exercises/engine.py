@@ -117,6 +117,8 @@ class Exercise:
         number = _tensor(answer)
         if number is None or number.numel() != 1:
             return Card("✗", "Not yet", f"This exercise asks for a number, and the answer is {_describe(answer)}.")
+        if isinstance(self.reference, int) and number != number.round():
+            return Card("✗", "Not yet", f"A whole number is asked for, and the answer is {_describe(answer)}.")
         # Saying by how much would give the answer away.
         return Card("✗", "Not yet", f"That is too {'large' if number > self.reference else 'small'}.")
 

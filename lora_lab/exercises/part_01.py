@@ -47,6 +47,10 @@ keep = Exercise(
             "That keeps the last terms. They are sorted, the largest first, and the largest matter.",
         ),
         (
+            lambda U, S, Vh, r: U[:, :r] @ S[:r] @ Vh[:r],
+            "S is a list of numbers, not a matrix: scale the columns of U by it, U[:, :rank] * S[:rank], or use torch.diag.",
+        ),
+        (
             lambda U, S, Vh, r: (U[:r].T * S[:r]) @ Vh[:r],
             "U's directions are its columns: U[:, :rank], where U[:rank] takes rows.",
         ),

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..layer import LinearWithLoRA
+from ..layer import LinearWithLoRA, LoRALayer
 from .engine import Exercise
 
 
@@ -63,6 +63,10 @@ knowing_nothing = Exercise(
             "That is one number for each output. The loss is the mean over all of them.",
         ),
         (lambda y: ((y - y.mean(dim=0)) ** 2).sum(), "That is a sum; the loss is a mean."),
+        (
+            lambda y: ((y - y.mean(dim=0)) ** 2).sum(dim=1).mean(),
+            "That adds up the outputs of each example. The mean squared error is a mean over the outputs, too.",
+        ),
     ],
     praise="It is the variance of y, and a model that learned nothing sits there.",
 )
@@ -125,6 +129,10 @@ trainable = Exercise(
         (
             lambda model: [p.data for p in model.parameters() if p.requires_grad],
             "p.data is another tensor, without a gradient. An optimizer takes the parameters themselves.",
+        ),
+        (
+            lambda model: [m for m in model.modules() if isinstance(m, LoRALayer)],
+            "Those are modules. An optimizer takes their parameters, the A and the B of each.",
         ),
         (
             lambda model: [p.requires_grad for p in model.parameters()],

@@ -30,7 +30,10 @@ scale = Exercise(
     ],
     misconceptions=[
         (lambda a, r, c: a / r, "That is alpha/r whatever the convention. Look at the third argument."),
-        (lambda a, r, c: a, "That is alpha whatever the convention. Look at the third argument."),
+        (
+            lambda a, r, c: a,
+            "That is alpha whatever the convention. Look at the third argument, with == : all three names hold the word alpha.",
+        ),
         (
             lambda a, r, c: a / math.sqrt(r),
             "That is alpha/sqrt(r) whatever the convention. Look at the third argument.",
@@ -90,6 +93,10 @@ alpha_for = Exercise(
         (
             lambda n, a, r: a / n,
             "That is the new scale if alpha stays as it is. Which alpha makes alpha / new_rank the old alpha / rank?",
+        ),
+        (
+            lambda n, a, r: a + n - r,
+            "Alpha and rank are divided, so it is their ratio that has to stay, not their difference.",
         ),
         (lambda n, a, r: n / r, "That is the factor by which alpha has to grow. Multiply alpha by it."),
         (lambda n, a, r: a / r, "That is the scale itself. Which alpha gives the same scale at the new rank?"),

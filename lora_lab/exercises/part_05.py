@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..adapt import count_parameters
-from ..layer import LinearWithLoRA
+from ..layer import LinearWithLoRA, LoRALayer
 from .engine import Exercise
 
 
@@ -55,6 +55,13 @@ def _dotted_setattr(model, rank):
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
             setattr(model, name, LinearWithLoRA(module, rank))
+
+
+def _update_alone(model, rank):
+    model.requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            model.set_submodule(name, LoRALayer(module.in_features, module.out_features, rank))
 
 
 def _adapt_a_copy(model, rank):
@@ -109,9 +116,11 @@ def _observe_adapting(answer, rank):
     answer(model, rank)
     layers = {name: model.get_submodule(name) for name in places}
     adapted = {name: layer.lora.rank for name, layer in layers.items() if isinstance(layer, LinearWithLoRA)}
+    alone = [name for name, layer in layers.items() if isinstance(layer, LoRALayer)]
     others = [name for name, p in model.named_parameters() if p.requires_grad and ".lora." not in name]
     return {
         "the set of adapted layers, with their ranks,": str(adapted),
+        "the list of layers where the update stands alone": str(alone),
         "the list of what else still learns": str(others),
         "the number of trainable parameters": str(count_parameters(model).trainable),
     }
@@ -151,6 +160,10 @@ adapt = Exercise(
         (
             _dotted_setattr,
             "setattr(model, 'block.0', …) hangs a new module with a dot in its name on the top, and the layer inside block stays. Use model.set_submodule(name, …), or setattr on the layer's own parent.",
+        ),
+        (
+            _update_alone,
+            "The update stands where the frozen layer stood, and W is gone. LinearWithLoRA keeps both, side by side.",
         ),
         (
             _adapt_a_copy,
@@ -234,6 +247,10 @@ rank_for = Exercise(
         (
             lambda shapes, budget: budget // sum(m for m, n in shapes),
             "That counts the A matrices alone. Each rank costs n numbers of B as well.",
+        ),
+        (
+            lambda shapes, budget: budget // sum(n for m, n in shapes),
+            "That counts the B matrices alone. Each rank costs m numbers of A as well.",
         ),
     ],
     praise="Each rank costs the sum of all sides.",

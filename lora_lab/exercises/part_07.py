@@ -61,6 +61,10 @@ startup_difference = Exercise(
             "A sum grows with the number of examples, so it can't be compared. Take the largest.",
         ),
         (
+            lambda model, pretrained, X: (model(X) - pretrained(X)).square().mean(),
+            "A mean of squares makes small differences invisible. Take the largest, without squaring.",
+        ),
+        (
             lambda model, pretrained, X: (model(X) - pretrained(X)).norm(),
             "A norm grows with the number of examples, so it can't be compared. Take the largest.",
         ),
