@@ -50,7 +50,7 @@ def wrap_layers(model, settings, state=None):
     for name, options in settings.items():
         model.set_submodule(name, LinearWithLoRA(layers[name], **options))
     if state is not None:
-        _copy_state(state, _live_state(model))
+        _copy_state(state, lora_parameters(model))
 
 
 def remove_lora(model):
@@ -106,7 +106,7 @@ def set_strength(model, strength):
 
 def lora_state(model):
     """A copy of all that training changed: ``{"fc1.A": (in, rank), "fc1.B": (rank, out), …}``."""
-    return {key: value.detach().clone() for key, value in _live_state(model).items()}
+    return {key: value.detach().clone() for key, value in lora_parameters(model).items()}
 
 
 def load_lora_state(model, state):
@@ -114,7 +114,7 @@ def load_lora_state(model, state):
 
     A merged model stays merged, now with the new update.
     """
-    live = _live_state(model)
+    live = lora_parameters(model)
     _check_state(state, {key: tuple(parameter.shape) for key, parameter in live.items()})
     _copy_state(state, live)
     for layer in lora_layers(model).values():
@@ -144,6 +144,13 @@ def lora_layers(model):
     if not layers:
         raise ValueError("this model has no LoRA layers; put them in with replace_linear_with_lora(model, rank, alpha)")
     return layers
+
+
+def lora_parameters(model):
+    """A and B of every adapted layer, by the names that ``lora_state`` gives them: the parameters themselves."""
+    layers = lora_layers(model).items()
+    pairs = [(f"{name}.{half}", getattr(layer.lora, half)) for name, layer in layers for half in "AB"]
+    return {key.removeprefix("."): parameter for key, parameter in pairs}
 
 
 def linear_layers(model):
@@ -243,14 +250,19 @@ def _refuse_adapted(model):
         )
 
 
+def owners(model):
+    """Every name of each parameter, by the parameter's id: a tied weight has several."""
+    names = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
 def _refuse_tied(model, layers, names):
     """A weight that two modules share can't be adapted in one of them: merged, they would no longer be one."""
-    owners = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        for kind, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(f"{path}.{kind}")
+    known = owners(model)
     for name in names:
-        places = owners.get(id(layers[name].weight), [])
+        places = known.get(id(layers[name].weight), [])
         if len(places) > 1:
             raise ValueError(
                 f"{name}: its weight is one tensor in several places, {listed(places)} (a tied weight), "
@@ -280,12 +292,6 @@ def _copy_state(state, live):
     with torch.no_grad():
         for key, value in state.items():
             live[key].copy_(value)
-
-
-def _live_state(model):
-    layers = lora_layers(model).items()
-    pairs = [(f"{name}.{half}", getattr(layer.lora, half)) for name, layer in layers for half in "AB"]
-    return {key.removeprefix("."): parameter for key, parameter in pairs}
 
 
 def _refresh(layer):

@@ -1,14 +1,13 @@
 """A check-up for any model with LoRA: what learns, what gets a gradient, does it start and train where it should?"""
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from .adapt import count_parameters, is_called, listed, lora_layers
+from .adapt import count_parameters, is_called, listed, lora_layers, lora_parameters, owners
 from .layer import LinearWithLoRA, weight_of
-from .training import default_loss
+from .training import default_loss, mode
 
 HEALTHY = """✓ none of the bugs looked for
   (not looked for: the learning rate, the loss, the data, a file that was read the wrong way round)"""
@@ -47,7 +46,7 @@ class _Patient:
         self.pretrained, self.optimizer, self.trained, self.learns = pretrained, optimizer, trained, learns
         self.nested = [name for name, layer in self.layers.items() if isinstance(layer.linear, LinearWithLoRA)]
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        halves = {id(p) for layer in self.layers.values() for p in (layer.lora.A, layer.lora.B)}
+        halves = set(map(id, lora_parameters(model).values()))
         self.others = [name for name, p in self.trainable.items() if id(p) not in halves and not self.means(name)]
         if pretrained is not None and any(isinstance(module, LinearWithLoRA) for module in pretrained.modules()):
             raise ValueError("pretrained has LoRA in it; pass a copy that was made before: copy.deepcopy(model)")
@@ -58,7 +57,8 @@ class _Patient:
 
     def examine(self, X, y, loss):
         """One forward and one backward pass, which leave no trace."""
-        with _evaluating(self.model, self.pretrained), torch.enable_grad():
+        models = [model for model in (self.model, self.pretrained) if model is not None]
+        with mode(False, *models), torch.enable_grad():
             output = self.model(X)
             if loss is None and not isinstance(output, torch.Tensor):
                 raise TypeError(
@@ -109,19 +109,6 @@ class _Patient:
         return rows
 
 
-@contextmanager
-def _evaluating(*models):
-    """All modules in evaluation mode, and each in its own mode again afterwards."""
-    modes = {module: module.training for model in models if model is not None for module in model.modules()}
-    try:
-        for module in modes:
-            module.training = False
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 def _state(layer):
     """How a layer is set, where it is not simply on."""
     if not layer.enabled:
@@ -145,8 +132,7 @@ def _nested(patient):
 
 
 def _frozen(patient):
-    halves = {f"{name}.{half}": getattr(layer.lora, half) for name, layer in patient.layers.items() for half in "AB"}
-    frozen = [name for name, parameter in halves.items() if not parameter.requires_grad]
+    frozen = [name for name, parameter in lora_parameters(patient.model).items() if not parameter.requires_grad]
     if frozen:
         yield f"{listed(frozen)} can't learn: frozen after LoRA went in? Freeze first, then put LoRA in"
 
@@ -208,11 +194,9 @@ def _optimizer(patient):
 
 
 def _tied(patient):
-    owners = {}
-    for name, parameter in patient.model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
+    known = owners(patient.model)
     for name, layer in patient.layers.items():
-        sharing = owners.get(id(getattr(layer.linear, "weight", None)), [])
+        sharing = known.get(id(getattr(layer.linear, "weight", None)), [])
         if len(sharing) > 1:
             yield f"{name} shares its weight ({listed(sharing)}): merging would change the others, too; untie it first"
 

@@ -82,8 +82,8 @@ class TinyGPT(_Shipped):
         random = torch.Generator().manual_seed(seed)
         tokens = encode(prompt)
         for _ in range(length):
-            logits = self(tokens[-self.context :][None])[0, -1]
-            chosen = torch.multinomial((logits.cpu() / temperature).softmax(-1), 1, generator=random)
+            logits = self(tokens[-self.context :][None].to(self.head.weight.device))[0, -1].cpu()
+            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)
             tokens = torch.cat([tokens, chosen])
         return decode(tokens)
 

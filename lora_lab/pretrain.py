@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .data import digits, python_prose
 from .models import DigitClassifier, TinyGPT, encode
-from .training import accuracy, set_seed, train_model
+from .training import accuracy, mode, set_seed, train_model
 
 CHECKPOINT = Path("tinygpt.checkpoint")
 SAVED_EVERY = 500  # steps
@@ -29,12 +29,12 @@ def pretrain_digits():
     return model, f"{accuracy(model, task.X_test, task.y_test):.1%} of the test digits are right"
 
 
-def split_by_file(texts, tenth=0):
+def split_by_file(texts):
     """All texts as two: a tenth of the files to test on, the others to train on: ``(train, test)``.
 
     The names decide which, by their checksum, so it is the same files everywhere. Joined by blank lines.
     """
-    held_out = {name for name in texts if zlib.crc32(name.encode()) % 10 == tenth}
+    held_out = {name for name in texts if zlib.crc32(name.encode()) % 10 == 0}
     return tuple(
         "\n\n".join(text for name, text in texts.items() if (name in held_out) is wanted) for wanted in (False, True)
     )
@@ -81,10 +81,9 @@ def pretrain_tinygpt(steps, batch_size=16, lr=2e-3, checkpoint=CHECKPOINT):
 @torch.no_grad()
 def held_out_loss(model, tokens):
     """The mean loss in nats per character over a whole text (length,), each window read from its own beginning."""
-    model.eval()
     windows = tokens[: len(tokens) // (model.context + 1) * (model.context + 1)].view(-1, model.context + 1)
-    total = sum(_loss(model, batch).item() * len(batch) for batch in windows.split(32))
-    model.train()
+    with mode(False, model):
+        total = sum(_loss(model, batch).item() * len(batch) for batch in windows.split(32))
     return total / len(windows)
 
 

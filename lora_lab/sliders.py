@@ -198,7 +198,6 @@ def digits_explorer(runs, tasks, base="upright"):
         for i in range(shown)
     ]
     heading = sheet.set_title("x")
-    wrong = {}
 
     def score(task, rank):
         """Accuracy on the new and the old task, in percent."""
@@ -209,7 +208,6 @@ def digits_explorer(runs, tasks, base="upright"):
         move(zip(*(score(task, r) for r in ranks), strict=True), rank, score(task, rank))
         predictions, data = runs[task, rank][0], tasks[task]
         mistakes = (predictions != data.y_test).nonzero()[:, 0]
-        wrong[task, rank] = len(mistakes)
         digits = torch.zeros(shown, 11, 8)  # three rows below each digit, for its caption
         digits[: len(mistakes), :8] = data.X_test[mistakes[:shown]].reshape(-1, 8, 8)
         image.set_data(mosaic(digits, columns))
@@ -223,9 +221,10 @@ def digits_explorer(runs, tasks, base="upright"):
 
     def alt(task, rank):
         new, old = score(task, rank)
+        wrong = (runs[task, rank][0] != tasks[task].y_test).sum().item()
         return (
             f"At rank {rank}, {new:.0f} percent of the {task} digits are right, {old:.0f} percent of the {base} ones. "
-            f"{wrong[task, rank]} are wrong, and the first of them are shown."
+            f"{wrong} are wrong, and the first of them are shown."
         )
 
     return Explorer(picture, update, alt, task=names, rank=ranks, start={"task": names[0], "rank": ranks[0]})
@@ -247,24 +246,21 @@ def strength_explorer(model, adapters, tasks, base="upright"):
     plane.set(xlabel="old task, %", ylabel="adapter's task, %", xlim=(-5, 105), ylim=(-5, 105), aspect="equal")
     heading = plane.set_title("x")
 
-    def scores(task):
-        """Percent right on the adapter's and on the old task, with the model as it is set now."""
-        return [100 * accuracy(model, tasks[name].X_test, tasks[name].y_test) for name in (task, base)]
-
     @cache
     def curves(task):
+        """Percent right on the adapter's and on the old task, at every strength."""
         load_lora_state(model, adapters[task])
         both = []
         for strength in dial:
             set_strength(model, strength)
-            both.append(scores(task))
+            both.append([100 * accuracy(model, tasks[name].X_test, tasks[name].y_test) for name in (task, base)])
         return list(zip(*both, strict=True))
 
     def update(task, strength):
         new, old = curves(task)
         load_lora_state(model, adapters[task])
         set_strength(model, strength)
-        now = scores(task)
+        now = [values[dial.index(strength)] for values in (new, old)]
         move((new, old), strength, now)
         path.set_data(old, new)
         point.set_data([now[1]], [now[0]])

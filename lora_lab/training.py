@@ -56,7 +56,7 @@ def train_model(
     history, start = History(), time.perf_counter()
     try:
         step = min(batch_size or len(X), len(X))
-        with _mode(model, training=True), _threads_for(model, step), _progress_bar(epochs, progress) as bar:
+        with mode(True, model), _threads_for(model, step), _progress_bar(epochs, progress) as bar:
             for _ in bar:
                 total = 0.0
                 for batch in _batches(len(X), batch_size, shuffle):
@@ -80,14 +80,14 @@ def train_model(
 def evaluate(model, X, y, loss=None):
     """The model's mean loss on X (n, …) and y (n, …): a float, from evaluation mode and without gradients."""
     device = next(model.parameters()).device
-    with torch.no_grad(), _mode(model, training=False), _threads_for(model, len(X)):
+    with torch.no_grad(), mode(False, model), _threads_for(model, len(X)):
         return (loss or default_loss)(model(X.to(device)), y.to(device)).item()
 
 
 def accuracy(model, X, y):
     """The share of examples X (n, …) whose largest output is at the right class y (n,): a float from 0 to 1."""
     device = next(model.parameters()).device
-    with torch.no_grad(), _mode(model, training=False), _threads_for(model, len(X)):
+    with torch.no_grad(), mode(False, model), _threads_for(model, len(X)):
         return (model(X.to(device)).argmax(-1) == y.to(device)).float().mean().item()
 
 
@@ -201,10 +201,13 @@ def _threads_for(model, n):
 
 
 @contextmanager
-def _mode(model, training):
-    before = model.training
-    model.train(training)
+def mode(training, *models):
+    """All parts of the models in training or in evaluation mode, and each in its own mode again afterwards."""
+    before = {module: module.training for model in models for module in model.modules()}
     try:
+        for model in models:
+            model.train(training)
         yield
     finally:
-        model.train(before)
+        for module, own in before.items():
+            module.training = own

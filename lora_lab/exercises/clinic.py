@@ -127,11 +127,6 @@ def twice_sick(model):
     return adam(model)
 
 
-def twice_cured(model):
-    put_in(model)
-    return adam(model)
-
-
 def one_adapter_for_each_layer(model):
     """What arrives where the file is opened: it has room for one adapter for each layer."""
     for layer in list(lora_layers(model).values()):
@@ -321,15 +316,23 @@ def visit(patient, ill):
     model, optimizer = patient.admit(ill)
     X, y = world.new.X, world.new.y
     loras = [module for module in model.modules() if isinstance(module, LoRALayer)]
+
+    def right(task):
+        return 100 * accuracy(model, task.X_test, task.y_test)
+
+    def difference():
+        return (model(X) - world.pretrained(X)).abs().max().item()
+
+    gradient_A, gradient_B = _gradients(model, loras, X, y)
     rows = {
         "numbers that want to learn": count_parameters(model).trainable,
         "LoRA layers": len(loras),
         "rank": loras[0].rank,
         "largest number in A at the start": max(lora.A.abs().max().item() for lora in loras),
-        "output changed before training": (model(X) - world.pretrained(X)).abs().max().item(),
-        "gradient of A at the start": _gradient(model, X, y, "A"),
-        "gradient of B at the start": _gradient(model, X, y, "B"),
-        "old task before training, % right": 100 * accuracy(model, world.old.X_test, world.old.y_test),
+        "output changed before training": difference(),
+        "gradient of A at the start": gradient_A,
+        "gradient of B at the start": gradient_B,
+        "old task before training, % right": right(world.old),
         "loss before training": evaluate(model, X, y),
     }
     if optimizer is None:  # nothing that could learn: the curve is flat
@@ -339,29 +342,26 @@ def visit(patient, ill):
         losses = train_model(model, X, y, world.epochs, LR, batch_size=64, **own).train
         losses += [math.nan] * (world.epochs - len(losses))  # where it diverged
     rows["loss after training"] = evaluate(model, X, y)
-    rows["new task, % right"] = 100 * accuracy(model, world.new.X_test, world.new.y_test)
+    rows["new task, % right"] = right(world.new)
     rows["pretrained numbers changed by"] = max(_changes(model, world.pretrained), default=0.0)
     with lora_disabled(model):
-        rows["old task, LoRA off, % right"] = 100 * accuracy(model, world.old.X_test, world.old.y_test)
+        rows["old task, LoRA off, % right"] = right(world.old)
     if patient.afterwards:
         patient.afterwards[0 if ill else 1](model)
         changes = _changes(model, world.pretrained)
         rows["pretrained numbers changed, in use"] = max(changes, default=0.0)
         rows["in so many layers"] = len(changes)
-        difference = (model(X) - world.pretrained(X)).abs().max().item()
-        rows["output differs from pretrained, in use"] = difference
-        rows["new task when in use, % right"] = 100 * accuracy(model, world.new.X_test, world.new.y_test)
+        rows["output differs from pretrained, in use"] = difference()
+        rows["new task when in use, % right"] = right(world.new)
     return Visit(model, optimizer, losses, rows)
 
 
-def _gradient(model, X, y, half):
-    """The norm of the gradient of every A, or every B, together."""
-    parameters = [getattr(m, half) for m in model.modules() if isinstance(m, LoRALayer)]
-    parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    if not parameters:
-        return 0.0
-    found = torch.autograd.grad(default_loss(model(X), y), parameters)
-    return sum(gradient.square().sum().item() for gradient in found) ** 0.5
+def _gradients(model, loras, X, y):
+    """The norm of the gradient of every A together, and of every B; zero for what is frozen."""
+    parameters = [p for lora in loras for p in (lora.A, lora.B) if p.requires_grad]
+    found = torch.autograd.grad(default_loss(model(X), y), parameters) if parameters else ()
+    squares = {id(p): gradient.square().sum().item() for p, gradient in zip(parameters, found, strict=True)}
+    return [sum(squares.get(id(getattr(lora, half)), 0.0) for lora in loras) ** 0.5 for half in "AB"]
 
 
 def _changes(model, pretrained):
@@ -482,7 +482,7 @@ PATIENTS = [
         7,
         "twice",
         twice_sick,
-        twice_cured,
+        healthy,
         ("rank", "turned", "twice", "bias"),
         {
             "rank": "Twice the rank would double the count as well. But how many LoRA layers are there?",

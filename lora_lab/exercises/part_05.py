@@ -32,9 +32,7 @@ def _wrap_only(model, rank):
 
 def _top_only(model, rank):
     model.requires_grad_(False)
-    for name, child in list(model.named_children()):
-        if isinstance(child, nn.Linear):
-            setattr(model, name, LinearWithLoRA(child, rank))
+    _top_only_unfrozen(model, rank)
 
 
 def _top_only_unfrozen(model, rank):
