@@ -1,11 +1,5 @@
-"""Data to learn from, all of it at hand: made here, or read from an installed package. Nothing is downloaded."""
+"""Numbers to learn from, all of them at hand: made here, or read from an installed package."""
 
-import ast
-import re
-import sysconfig
-import unicodedata
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -104,76 +98,3 @@ def digits(task="upright", seed=0, dtype=torch.float32):
     train, test = train_test_split(range(len(labels)), test_size=0.25, stratify=bunch.target, random_state=seed)
     X = images.reshape(-1, 64)
     return Split(X[train], labels[train], X[test], labels[test])
-
-
-@cache
-def python_prose():
-    """English from the running Python: ``{source: text}``, the language reference's topics and every docstring.
-
-    A paragraph that stands in several of them is kept where it comes first, so what is held out is new.
-    """
-    from pydoc_data.topics import topics
-
-    texts = {f"topic {name}": _printable(text) for name, text in topics.items()}
-    for name, tree in _standard_library():
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
-        texts[name] = _printable("\n\n".join(filter(None, docstrings)))
-    seen = set()
-    for source, text in texts.items():
-        paragraphs = [paragraph for paragraph in text.split("\n\n") if paragraph.strip() not in seen]
-        seen |= {paragraph.strip() for paragraph in paragraphs}
-        texts[source] = "\n\n".join(paragraphs)
-    return {source: text for source, text in texts.items() if text}
-
-
-@cache
-def python_code():
-    """The code of the running Python's own library: ``{file: code}``, docstrings and comments dropped."""
-    code = {name: ast.unparse(_WithoutDocstrings().visit(tree)) for name, tree in _standard_library()}
-    return {name: _printable(text) for name, text in code.items() if text}
-
-
-@cache
-def unicode_names():
-    """The names of Unicode 3.2's characters, the same in every Python: ``{block: names}``, a name a line.
-
-    Without ideographs and Hangul syllables, most of the characters, whose names are a number or a spelling.
-    """
-    numbered = ("CJK ", "HANGUL SYLLABLE ")
-    texts = {}
-    for start in range(0, 0x110000, 256):
-        names = [unicodedata.ucd_3_2_0.name(chr(point), "") for point in range(start, start + 256)]
-        texts[f"U+{start:04X}"] = "".join(f"{name}\n" for name in names if name and not name.startswith(numbered))
-    return {block: names for block, names in texts.items() if names}
-
-
-# Folders of the standard library that say little for their length: tests, tables, programs of their own.
-_SKIPPED = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "site-packages", "dist-packages"}
-
-
-def _standard_library():
-    """Every module's name and syntax tree, parsed anew for each caller: ("json/decoder.py", tree), …"""
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root)
-        if not _SKIPPED & set(name.parts):
-            yield name.as_posix(), ast.parse(path.read_bytes())
-
-
-class _WithoutDocstrings(ast.NodeTransformer):
-    def generic_visit(self, node):
-        super().generic_visit(node)
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
-            node.body = body[1:] or ([] if isinstance(node, ast.Module) else [ast.Pass()])
-        return node
-
-
-def _is_text(node):
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
-def _printable(text):
-    """Newlines and printable ASCII, nothing else."""
-    return re.sub(r"[^\n -~]", "", text.expandtabs(4))

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 WEIGHTS = Path(__file__).parent / "weights"
+ADAPTERS = ("code", "names", "tales")
+STUDY = WEIGHTS / "study"  # adapters to compare with one another
 # What TinyGPT reads and writes: the newline and printable ASCII. A character's number is its place here.
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 NUMBERS = {character: number for number, character in enumerate(ALPHABET)}
@@ -125,6 +127,13 @@ class Attention(nn.Module):
         return self.o(gathered.transpose(1, 2).reshape(n, length, width))
 
 
+def shipped_adapter(name):
+    """The folder of one of the adapters that come with TinyGPT: "code", "names" or "tales"."""
+    if name not in ADAPTERS:
+        raise ValueError(f"there is no adapter {name!r}; choose one of {', '.join(map(repr, ADAPTERS))}")
+    return WEIGHTS / "adapters" / name
+
+
 def encode(text):
     """Text as the numbers that TinyGPT reads: a tensor of shape (length,)."""
     foreign = sorted(set(text) - set(ALPHABET))
@@ -140,3 +149,19 @@ def encode(text):
 def decode(tokens):
     """The text that numbers of shape (length,) stand for."""
     return "".join(ALPHABET[token] for token in tokens.tolist())
+
+
+def windows(text, length=128, n=None, seed=0):
+    """Pieces of a text to learn from: X (n, length), and y (n, length), which is one character further on.
+
+    ``n`` of them, from places drawn by ``seed``, or with None the whole text piece after piece.
+    """
+    tokens = encode(text)
+    if len(tokens) <= length:
+        raise ValueError(f"the text has {len(tokens)} characters, but one piece takes {length} + 1; give a longer text")
+    if n is None:
+        starts = torch.arange(0, len(tokens) - length, length)
+    else:
+        starts = torch.randint(len(tokens) - length, (n,), generator=torch.Generator().manual_seed(seed))
+    pieces = tokens[starts[:, None] + torch.arange(length + 1)]
+    return pieces[:, :-1], pieces[:, 1:]

@@ -5,15 +5,15 @@ Both need nothing but this package. An interrupted ``tinygpt`` goes on from its 
 
 import argparse
 import math
-import zlib
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from .data import digits, python_prose
+from .data import digits
 from .models import DigitClassifier, TinyGPT, encode
+from .texts import python_prose, split_by_file
 from .training import accuracy, mode, set_seed, train_model
 
 CHECKPOINT = Path("tinygpt.checkpoint")
@@ -27,17 +27,6 @@ def pretrain_digits():
     model = DigitClassifier()
     train_model(model, task.X, task.y, epochs=60, lr=1e-3, batch_size=128)
     return model, f"{accuracy(model, task.X_test, task.y_test):.1%} of the test digits are right"
-
-
-def split_by_file(texts):
-    """All texts as two: a tenth of the files to test on, the others to train on: ``(train, test)``.
-
-    The names decide which, by their checksum, so it is the same files everywhere. Joined by blank lines.
-    """
-    held_out = {name for name in texts if zlib.crc32(name.encode()) % 10 == 0}
-    return tuple(
-        "\n\n".join(text for name, text in texts.items() if (name in held_out) is wanted) for wanted in (False, True)
-    )
 
 
 def pretrain_tinygpt(steps, batch_size=16, lr=2e-3, checkpoint=CHECKPOINT):

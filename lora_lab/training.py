@@ -56,11 +56,12 @@ def train_model(
     history, start = History(), time.perf_counter()
     try:
         step = min(batch_size or len(X), len(X))
-        with mode(True, model), _threads_for(model, step), _progress_bar(epochs, progress) as bar:
-            for _ in bar:
+        with mode(True, model), _threads_for(model, step), _progress_bar(epochs * -(-len(X) // step), progress) as bar:
+            for _ in range(epochs):
                 total = 0.0
                 for batch in _batches(len(X), batch_size, shuffle):
                     total += _step(model, X[batch], y[batch], loss, stepper) * len(X[batch])
+                    bar.update()
                 history.train.append(total / len(X))
                 bar.set_postfix_str(f"loss {history.train[-1]:.3g}", refresh=False)
                 if val is not None:
@@ -177,12 +178,12 @@ def _likely_cause(X, y, history, lr):
     return f"most likely because lr={lr:g} is too high: try {lr / 10:g} on a fresh model"
 
 
-def _progress_bar(epochs, progress):
+def _progress_bar(steps, progress):
     from tqdm.auto import tqdm
 
     # What takes less than a second needs no bar. TQDM_DISABLE, where it is set, turns off the others too.
     options = {} if progress else {"disable": True}
-    return tqdm(range(epochs), desc="training", unit="epoch", leave=False, delay=1, **options)
+    return tqdm(total=steps, desc="training", unit="step", leave=False, delay=1, **options)
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lora_lab import DigitClassifier, TinyGPT, accuracy, digits, python_prose
+from lora_lab import DigitClassifier, TinyGPT, accuracy, digits, python_prose, split_by_file
 from lora_lab.models import ALPHABET, decode, encode
-from lora_lab.pretrain import held_out_loss, pretrain_tinygpt, save, split_by_file
+from lora_lab.pretrain import held_out_loss, pretrain_tinygpt, save
 
 
 def small_gpt():

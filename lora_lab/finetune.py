@@ -1,0 +1,80 @@
+"""How TinyGPT's adapters were made: ``python -m lora_lab.finetune texts`` or ``… study``, half an hour each.
+
+``texts`` are the three adapters that write: code, names and tales. ``study`` are trainings on Unicode's names of one
+length each, to be compared: LoRA in several places and ranks, and full fine-tuning, each at its own learning rate.
+"""
+
+import argparse
+import json
+
+import safetensors.torch
+
+from .adapt import replace_linear_with_lora
+from .adapter_file import save_adapter
+from .models import STUDY, TinyGPT, shipped_adapter, windows
+from .texts import python_code, split_by_file, tales, unicode_names
+from .training import evaluate, set_seed, train_model
+
+TEXTS = {"code": python_code, "names": unicode_names, "tales": tales}
+EVERYWHERE = ("q", "k", "v", "o", "up", "down")
+# The study's contenders: where LoRA goes, and its rank. The first five have the same budget, 55,296 numbers (53,760 for
+# the MLP alone).
+BUDGET = {"q": 36, "q,v": 18, "q,k,v,o": 9, "up,down": 7, "q,k,v,o,up,down": 4}
+CONTENDERS = [*BUDGET.items(), *(("q,k,v,o,up,down", rank) for rank in (1, 16)), ("q,v", 8), ("q,v", 64)]
+SEEDS = (0, 1, 2)
+
+
+def train_on(text, targets=None, rank=None, lr=3e-3, steps=300, length=64, seed=0):
+    """TinyGPT trained on a text, 16 new pieces a step: LoRA in the targets or, without a rank, all its weights."""
+    set_seed(seed)
+    model = TinyGPT.pretrained()
+    if rank:
+        replace_linear_with_lora(model, rank, targets=targets)
+    train_model(model, *windows(text, length, n=16 * steps, seed=seed), epochs=1, batch_size=16, lr=lr, seed=seed)
+    return model
+
+
+def make_texts():
+    """One adapter for each kind of text: rank 8 in every matrix of the blocks, shipped in half precision."""
+    for name, read in TEXTS.items():
+        train, test = split_by_file(read())
+        model = train_on(train, EVERYWHERE, 8, lr=3e-3, steps=1200, length=128)
+        refine = windows(train, 128, n=16 * 600, seed=1)
+        train_model(model, *refine, epochs=1, batch_size=16, lr=5e-4)
+        save_adapter(model.half(), shipped_adapter(name))
+        before, after = (evaluate(gpt.float(), *windows(test, 128, n=200)) for gpt in (TinyGPT.pretrained(), model))
+        print(f"{name}: held out {before:.3f} → {after:.3f}")
+
+
+def make_study():
+    """Search each contender's learning rate on names held out for that, then train it from three seeds at the best."""
+    train, validation, _ = split_by_file(unicode_names(), validation=True)
+    held_out = windows(validation, 64)
+    search = {}
+    for where, rank in [*CONTENDERS, ("everything", None)]:
+        name = f"{where} r={rank}" if rank else "full fine-tuning"
+        rates = (1e-3, 3e-3, 1e-2, 3e-2) if rank else (1e-4, 3e-4, 1e-3, 3e-3)
+        search[name] = {
+            rate: round(evaluate(train_on(train, where.split(","), rank, rate), *held_out), 3) for rate in rates
+        }
+        best = min(search[name], key=search[name].get)
+        for seed in SEEDS if rank else SEEDS[:1]:
+            model = train_on(train, where.split(","), rank, best, seed=seed)
+            if rank:
+                save_adapter(model.half(), STUDY / f"{name} seed {seed}")
+            else:
+                weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+                safetensors.torch.save_file(weights, STUDY / "full fine-tuning.safetensors")
+        (STUDY / "search.json").write_text(json.dumps(search, indent=1))
+        print(f"{name}: {search[name]}")
+
+
+def main():
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m lora_lab.finetune", description=__doc__)
+    parser.add_argument("what", choices=["texts", "study"])
+    {"texts": make_texts, "study": make_study}[parser.parse_args().what]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Texts to learn from, all of them at hand: read from the running Python, made here, or your own."""
+
+import ast
+import os
+import re
+import sysconfig
+import unicodedata
+import zlib
+from functools import cache
+from pathlib import Path
+
+import torch
+
+
+@cache
+def python_prose():
+    """English from the running Python: ``{source: text}``, the language reference's topics and every docstring.
+
+    A paragraph that stands in several of them is kept where it comes first, so what is held out is new.
+    """
+    from pydoc_data.topics import topics
+
+    texts = {f"topic {name}": _printable(text) for name, text in topics.items()}
+    for name, tree in _standard_library():
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
+        texts[name] = _printable("\n\n".join(filter(None, docstrings)))
+    seen = set()
+    for source, text in texts.items():
+        paragraphs = [paragraph for paragraph in text.split("\n\n") if paragraph.strip() not in seen]
+        seen |= {paragraph.strip() for paragraph in paragraphs}
+        texts[source] = "\n\n".join(paragraphs)
+    return {source: text for source, text in texts.items() if text}
+
+
+@cache
+def python_code():
+    """The code of the running Python's own library: ``{file: code}``, docstrings and comments dropped."""
+    code = {name: ast.unparse(_WithoutDocstrings().visit(tree)) for name, tree in _standard_library()}
+    return {name: _printable(text) for name, text in code.items() if text}
+
+
+@cache
+def unicode_names():
+    """The names of Unicode 3.2's characters, the same in every Python: ``{block: names}``, a name a line.
+
+    Without ideographs and Hangul syllables, most of the characters, whose names are a number or a spelling.
+    """
+    numbered = ("CJK ", "HANGUL SYLLABLE ")
+    texts = {}
+    for start in range(0, 0x110000, 256):
+        names = [unicodedata.ucd_3_2_0.name(chr(point), "") for point in range(start, start + 256)]
+        texts[f"U+{start:04X}"] = "".join(f"{name}\n" for name in names if name and not name.startswith(numbered))
+    return {block: names for block, names in texts.items() if names}
+
+
+@cache
+def tales(n=2000):
+    """Short fairy tales by our own small grammar, the same ones always: ``{"tale 1": text, …}``.
+
+    Who is in a tale, and what was lost, stays the same to its end; everything else is drawn by lot.
+    """
+    random = torch.Generator().manual_seed(0)
+    return {f"tale {i + 1}": _tale(random) for i in range(n)}
+
+
+# A tale is a pattern for each of its parts; what stands in braces is drawn once for the whole tale.
+_WORDS = {
+    "hero": "fox hare goose badger miller baker tailor weaver princess shepherd",
+    "helper": "heron raven hermit ferryman blacksmith widow toad giant cook king",
+    "thing": "bell lamp key ring drum cloak kettle fiddle mirror spoon",
+    "kind": "golden silver copper crooked singing borrowed broken tiny",
+    "trait": "brave sleepy clever hungry proud lonely merry stubborn",
+    "place": "well,bridge,old mill,oak tree,frozen pond,crossroads,market,ruined tower",
+    "time": "One grey morning,One summer evening,At the first snow,On market day,Long after midnight",
+    "gift": "a loaf of bread,a song,three nuts,a warm coat,half an apple,a riddle",
+}
+_PARTS = [
+    (
+        "Once there was a {trait} {hero} who had lost a {kind} {thing}.",
+        "Far away there lived a {trait} {hero}, and nothing was dearer to the {hero} than a {kind} {thing}.",
+    ),
+    (
+        "{time} the {hero} went to the {place} and met a {helper}.",
+        "{time} the {hero} came to the {place}. There sat a {helper}.",
+    ),
+    ('"Have you seen my {thing}?" asked the {hero}.', '"Where is my {thing}?" said the {hero}, and wept.'),
+    (
+        '"Give me {gift}," said the {helper}, "and I will tell you."',
+        '"I may have," said the {helper}, "but I am hungry for {gift}."',
+    ),
+    ("So the {hero} gave the {helper} {gift}.", "The {hero} had nothing but {gift}, and gave it gladly."),
+    ("And look, the {thing} lay under the {place}.", "Then the {helper} laughed and took the {thing} out of a sack."),
+    (
+        "From that day on the {hero} and the {helper} were friends.",
+        "And if the {thing} has not been lost again, the {hero} has it still.",
+        "The {hero} went home and slept until spring.",
+    ),
+]
+
+
+def _tale(random):
+    def draw(choices):
+        return choices[torch.randint(len(choices), (), generator=random)]
+
+    drawn = {slot: draw(words.split("," if "," in words else " ")) for slot, words in _WORDS.items()}
+    return " ".join(draw(part) for part in _PARTS).format(**drawn)
+
+
+def own_text(source, shortest=500, longest=200_000):
+    """Your own text as TinyGPT can read it. ``source`` is the text itself or a file: a Path, or its name as a string.
+
+    Accents are dropped, curly quotes and long dashes become plain ones, and what is then neither a newline nor
+    printable ASCII is left out. A text longer than ``longest`` is cut. What was left out or cut is printed.
+    """
+    text = _read(Path(source)) if _means_file(source) else source
+    if not isinstance(text, str):
+        raise TypeError(f"a text is a string or a Path, not a {type(text).__name__}")
+    text = unicodedata.normalize("NFKD", text.translate(_PLAIN)).expandtabs(4).strip()
+    text = "".join(character for character in text if not unicodedata.combining(character))
+    plain = _printable(text).strip()
+    if len(plain) < len(text) / 2:
+        raise ValueError(
+            f"of {len(text):,} characters only {len(plain):,} are newlines or printable ASCII, and TinyGPT knows no "
+            "others; choose a text in Latin letters"
+        )
+    if len(plain) < shortest:
+        raise ValueError(
+            f"{len(plain):,} characters are too few to learn from; give at least {shortest:,}, better 20,000"
+        )
+    notes = [f"{min(len(plain), longest):,} characters"]
+    if len(plain) > longest:
+        notes.append(f"the first of {len(plain):,}")
+    if len(text) > len(plain):
+        notes.append(f"{len(text) - len(plain):,} left out that TinyGPT does not know")
+    print(", ".join(notes))
+    return plain[:longest]
+
+
+# What typography has beyond ASCII, and line ends of two characters, as plain ones.
+_PLAIN = str.maketrans(
+    {**dict.fromkeys("‘’‚", "'"), **dict.fromkeys("“”„«»", '"'), **dict.fromkeys("–—−", "-"), "\r": ""}
+)
+
+
+def _means_file(source):
+    if not isinstance(source, str):
+        return isinstance(source, os.PathLike)
+    one_line = len(source) < 250 and source.isprintable()
+    return one_line and bool(re.search(r"\.\w{1,5}$", source) or Path(source).is_file())
+
+
+def _read(path):
+    """A text file's content, or an error that says what is wrong with it."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r} in {str(Path.cwd())!r}; check the name and the folder")
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder; name one file in it")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{str(path)!r} is not text in UTF-8; open it in the program that wrote it and save it as plain text"
+        ) from None
+
+
+def split_by_file(texts, validation=False):
+    """All texts as two: a tenth of the files to test on, the others to train on: ``(train, test)``.
+
+    The names decide which, by their checksum, so it is the same files everywhere. Joined by blank lines. With
+    ``validation`` another tenth is kept for choosing settings: ``(train, validation, test)``.
+    """
+    parts = [[], [], []]
+    for name, text in texts.items():
+        tenth = zlib.crc32(name.encode()) % 10
+        parts[2 if tenth == 0 else 1 if tenth == 1 and validation else 0].append(text)
+    train, chosen_on, test = map("\n\n".join, parts)
+    return (train, chosen_on, test) if validation else (train, test)
+
+
+# Folders of the standard library that say little for their length: tests, tables, programs of their own.
+_SKIPPED = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "site-packages", "dist-packages"}
+
+
+def _standard_library():
+    """Every module's name and syntax tree, parsed anew for each caller: ("json/decoder.py", tree), …"""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if not _SKIPPED & set(name.parts):
+            yield name.as_posix(), ast.parse(path.read_bytes())
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    def generic_visit(self, node):
+        super().generic_visit(node)
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
+            node.body = body[1:] or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+        return node
+
+
+def _is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _printable(text):
+    """Newlines and printable ASCII, nothing else."""
+    return re.sub(r"[^\n -~]", "", text.expandtabs(4))
