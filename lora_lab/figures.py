@@ -315,3 +315,17 @@ def bars(values, title, xlabel, alt):
     axes.set(xlabel=xlabel)
     axes.set_title(title)
     return picture
+
+
+@styled
+def scatter(groups, title, xlabel, ylabel):
+    """Points by two scores: ``{name: [(x, y), …]}``, one point for each seed."""
+    described = "; ".join(f"{name} near {points[0][0]:.1f} and {points[0][1]:.1f}" for name, points in groups.items())
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", width=8, height=3.8)
+    axes = picture.subplots()
+    for marker, (name, points) in zip(MARKERS * 3, groups.items(), strict=False):
+        axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return picture

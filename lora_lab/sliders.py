@@ -1,5 +1,6 @@
 """The course's explorers: figures with sliders, each a description of what moves, shown by ``Explorer``."""
 
+import textwrap
 from functools import cache
 
 import torch
@@ -155,17 +156,17 @@ def grid_explorer(runs, floor=None):
     return Explorer(picture, update, alt, rank=ranks, alpha=alphas, start=middle)
 
 
-def _new_and_old(chart, xs, xlabel, new, old):
-    """Two curves over ``xs``, percent right on a new and on the old task, each with a large marker at one place.
+def _new_and_old(chart, xs, xlabel, new, old, ylabel="right on test digits, %", ylim=(-3, 103)):
+    """Two curves over ``xs``, how well a new and the old task go, each with a large marker at one place.
 
     Returns the artists and ``move(curves, x, scores)``, which sets both curves and both markers.
     """
     pairs = []
-    for key, label, marker in (("ΔW", new, "o"), ("W", f"the old task, {old}", "s")):
+    for key, label, marker in (("ΔW", new, "o"), ("W", old, "s")):
         (line,) = chart.plot(xs, [0] * len(xs), color=COLOURS[key], marker=marker, markersize=5, label=label)
         (here,) = chart.plot(xs[:1], [0], color=COLOURS[key], marker=marker, markersize=13, linestyle="none")
         pairs.append((line, here))
-    chart.set(xlabel=xlabel, ylabel="right on test digits, %", ylim=(-3, 103))
+    chart.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     chart.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the lines, where it hides none
 
     def move(curves, x, scores):
@@ -186,7 +187,7 @@ def digits_explorer(runs, tasks, base="upright"):
     columns, shown = 6, 12
     picture = figure("", width=10, height=3.4)
     chart, sheet = picture.subplots(1, 2, width_ratios=[1.15, 1])
-    moving, move = _new_and_old(chart, ranks, "rank", "the new task", base)
+    moving, move = _new_and_old(chart, ranks, "rank", "the new task", f"the old task, {base}")
     chart.set_xscale("log", base=2)
     chart.xaxis.set_major_formatter("{x:g}")
     image = sheet.imshow(mosaic(torch.zeros(shown, 11, 8), columns), cmap="gray_r", vmin=0, vmax=1)
@@ -240,7 +241,7 @@ def strength_explorer(model, adapters, tasks, base="upright"):
     dial = [i / 10 for i in range(16)]
     picture = figure("", width=9.5, height=3.4)
     chart, plane = picture.subplots(1, 2, width_ratios=[1.4, 1])
-    moving, move = _new_and_old(chart, dial, "strength", "the adapter's task", base)
+    moving, move = _new_and_old(chart, dial, "strength", "the adapter's task", f"the old task, {base}")
     (path,) = plane.plot(dial, dial, color="#777777", marker=".")
     (point,) = plane.plot([0], [0], color=COLOURS["ΔW"], marker="o", markersize=13, linestyle="none")
     plane.set(xlabel="old task, %", ylabel="adapter's task, %", xlim=(-5, 105), ylim=(-5, 105), aspect="equal")
@@ -272,3 +273,83 @@ def strength_explorer(model, adapters, tasks, base="upright"):
 
     start = {"task": next(iter(adapters)), "strength": 1.0}
     return Explorer(picture, update, alt, task=adapters, strength=dial, start=start, labels={"task": "adapter"})
+
+
+@styled
+def writing_explorer(written, losses):
+    """What adapters write from one prompt at each strength: ``{(adapter, strength): text}``, leaf through it.
+
+    ``losses`` is ``{(adapter, strength): (on the adapter's own kind of text, on the old prose)}``.
+    """
+    adapters, dial = (list(dict.fromkeys(key[i] for key in written)) for i in (0, 1))
+    picture = figure("", width=10, height=3.6)
+    chart, page = picture.subplots(1, 2, width_ratios=[1, 1.45])
+    highest = 1.05 * max(map(max, losses.values()))
+    moving, move = _new_and_old(
+        chart, dial, "strength", "its own kind of text", "the old prose", "loss, nats per character", (0, highest)
+    )
+    page.axis("off")
+    heading = page.set_title("x")
+    text = page.text(0, 0.97, "", va="top", family="monospace", fontsize=10.5, parse_math=False)
+
+    def update(adapter, strength):
+        own, old = zip(*(losses[adapter, s] for s in dial), strict=True)
+        move((own, old), strength, losses[adapter, strength])
+        lines = written[adapter, strength].splitlines()
+        rows = [row for line in lines for row in textwrap.wrap(line, 54, drop_whitespace=False) or [""]]
+        text.set_text("\n".join(rows[:14]))
+        heading.set_text(f"{adapter}, strength {strength:g}")
+        return [*moving, text, heading]
+
+    def alt(adapter, strength):
+        own, old = losses[adapter, strength]
+        return (
+            f"The adapter for {adapter} at strength {strength:g}: loss {own:.1f} on its own kind of text and {old:.1f} "
+            f"on the old prose. It writes: {' '.join(written[adapter, strength].split())}"
+        )
+
+    return Explorer(picture, update, alt, adapter=adapters, strength=dial, start={"strength": 1.0})
+
+
+@styled
+def similarity_explorer(maps, width, first, second):
+    """How much of one adapter's directions lies among another's: ``{layer: φ}``, as ``subspace_similarity`` gives it.
+
+    The directions live in a space of ``width`` dimensions, which says what chance alone would give. ``first`` and
+    ``second`` are the adapters' names.
+    """
+    rows, columns = next(iter(maps.values())).shape
+    picture = figure("", width=10, height=3.8)
+    table, chart = picture.subplots(1, 2, width_ratios=[1, 1.1])
+    image = table.imshow(
+        torch.zeros(rows, columns), vmin=0, vmax=1, aspect="auto", extent=(0.5, columns + 0.5, rows + 0.5, 0.5)
+    )
+    (cross,) = table.plot([1], [1], "+", color=COLOURS["ΔW"], markersize=18, markeredgewidth=3)
+    table.set(xlabel=f"j: directions of {second}", ylabel=f"i: directions of {first}")
+    table.grid(False)
+    picture.colorbar(image, ax=table, label="φ(i, j)")
+    x = torch.arange(1, columns + 1)
+    (line,) = chart.plot(x, [0] * columns, color=COLOURS["ΔW"], label="φ(i, j)")
+    (chance,) = chart.plot(x, [0] * columns, **LEVEL, label="by chance")
+    (here,) = chart.plot([1], [0], "o", color=COLOURS["ΔW"], markersize=12)
+    chart.set(xlabel="j", ylabel="φ(i, j)", ylim=(0, 1.05), xlim=(0, columns + 1))
+    chart.legend(loc="lower left", bbox_to_anchor=(0.45, 1), ncols=2)
+    heading = chart.set_title("x")
+
+    def update(layer, i, j):
+        similarity = maps[layer]
+        image.set_data(similarity)
+        cross.set_data([j], [i])
+        line.set_ydata(similarity[i - 1])
+        chance.set_ydata(torch.clamp(x, min=i) / width)
+        here.set_data([j], [similarity[i - 1, j - 1]])
+        heading.set_text(f"φ({i}, {j}) = {similarity[i - 1, j - 1]:.2f}")
+        return [image, cross, line, chance, here, heading]
+
+    def alt(layer, i, j):
+        return (
+            f"{layer}: of the first {i} directions of {first} and the first {j} of {second}, {heading.get_text()}. "
+            f"Chance would give {max(i, j) / width:.2f}."
+        )
+
+    return Explorer(picture, update, alt, layer=maps, i=range(1, rows + 1), j=range(1, columns + 1))

@@ -118,7 +118,8 @@ def own_text(source, shortest=500, longest=200_000):
         raise TypeError(f"a text is a string or a Path, not a {type(text).__name__}")
     text = unicodedata.normalize("NFKD", text.translate(_PLAIN)).expandtabs(4).strip()
     text = "".join(character for character in text if not unicodedata.combining(character))
-    plain = _printable(text).strip()
+    plain = _printable(text)
+    left_out, plain = len(text) - len(plain), plain.strip()
     if len(plain) < len(text) / 2:
         raise ValueError(
             f"of {len(text):,} characters only {len(plain):,} are newlines or printable ASCII, and TinyGPT knows no "
@@ -131,8 +132,8 @@ def own_text(source, shortest=500, longest=200_000):
     notes = [f"{min(len(plain), longest):,} characters"]
     if len(plain) > longest:
         notes.append(f"the first of {len(plain):,}")
-    if len(text) > len(plain):
-        notes.append(f"{len(text) - len(plain):,} left out that TinyGPT does not know")
+    if left_out:
+        notes.append(f"{left_out:,} left out that TinyGPT does not know")
     print(", ".join(notes))
     return plain[:longest]
 

@@ -1,12 +1,9 @@
 """The data: what it is said to be, the same every time, and nothing downloaded."""
 
-import ast
-
 import pytest
 import torch
 
-from lora_lab import create_planted_task, create_toy_dataset, digits, evaluate, python_code, python_prose, spectrum
-from lora_lab import unicode_names as names
+from lora_lab import create_planted_task, create_toy_dataset, digits, evaluate, spectrum
 
 
 def test_the_notes_data_have_the_notes_shapes_and_are_the_same_every_time():
@@ -57,28 +54,3 @@ def test_the_tasks_show_the_same_digits_mirrored_rotated_and_inverted():
 def test_an_unknown_digit_task_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="task='upside down' is unknown; choose one of 'upright', 'mirrored'"):
         digits("upside down")
-
-
-@pytest.mark.parametrize("corpus", [python_prose, python_code, names])
-def test_a_corpus_is_plenty_of_printable_ascii_by_source(corpus):
-    texts = corpus()
-    assert len(texts) > 50 and sum(map(len, texts.values())) > 300_000
-    assert all(texts.values())
-    assert set("".join(texts.values())) <= {"\n"} | set(map(chr, range(32, 127)))
-
-
-def test_the_prose_is_the_language_reference_and_the_docstrings():
-    prose = python_prose()
-    assert "The assert statement" in prose["topic assert"].replace('"assert"', "assert")
-    assert "Wrap a single paragraph of text" in prose["textwrap.py"]
-
-
-def test_the_code_is_valid_python_without_docstrings_and_comments():
-    tree = ast.parse(python_code()["textwrap.py"])
-    assert not any(ast.get_docstring(n) for n in ast.walk(tree) if isinstance(n, (ast.Module, ast.FunctionDef)))
-    assert "def wrap(" in python_code()["textwrap.py"] and "# " not in python_code()["this.py"]
-
-
-def test_unicode_names_are_one_a_line_and_the_same_in_every_python():
-    assert names()["U+0000"].startswith("SPACE\nEXCLAMATION MARK\n")
-    assert sum(text.count("\n") for text in names().values()) == 12_771

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora_lab import DigitClassifier, TinyGPT, accuracy, digits, python_prose, split_by_file
-from lora_lab.models import ALPHABET, decode, encode
+from lora_lab.models import ALPHABET, decode, encode, windows
 from lora_lab.pretrain import held_out_loss, pretrain_tinygpt, save
 
 
@@ -70,12 +70,22 @@ def test_writing_refuses_what_it_cant_do(options, way_out):
         small_gpt().write(**{"prompt": "a"} | options)
 
 
-def test_files_are_held_out_whole_and_by_name():
-    texts = python_prose()
-    train, test = split_by_file(texts)
-    assert 0.05 < len(test) / (len(train) + len(test)) < 0.2
-    held_out = [name for name, text in texts.items() if text in test]
-    assert set(split_by_file({name: texts[name] for name in held_out})) == {"", test}
+def test_windows_pair_each_character_with_the_next():
+    X, y = windows("abcdefghij", length=3)
+    assert [decode(row) for row in X] == ["abc", "def", "ghi"]
+    assert [decode(row) for row in y] == ["bcd", "efg", "hij"]
+
+
+def test_windows_are_drawn_by_their_seed_and_each_stays_inside_the_text():
+    text = "".join(ALPHABET[i % 96] for i in range(100))
+    X, y = windows(text, length=98, n=50, seed=1)
+    assert X.shape == y.shape == (50, 98) and {decode(row)[0] for row in X} == {ALPHABET[0], ALPHABET[1]}
+    assert torch.equal(X, windows(text, 98, 50, seed=1)[0]) and not torch.equal(X, windows(text, 98, 50, seed=2)[0])
+
+
+def test_a_text_too_short_for_one_window_is_refused():
+    with pytest.raises(ValueError, match=r"the text has 5 characters, but one piece takes 5 \+ 1"):
+        windows("abcde", length=5)
 
 
 def test_an_interrupted_pretraining_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):

@@ -10,14 +10,27 @@ from PIL import Image, ImageChops
 
 from lora_lab import DigitClassifier, create_planted_task, digits, lora_layers, lora_state, replace_linear_with_lora
 from lora_lab.explorer import Explorer
-from lora_lab.figures import COLOURS, bars, curves, digit_rows, figure, frontier, ledger_bars, lora_picture, mosaic
+from lora_lab.figures import (
+    COLOURS,
+    bars,
+    curves,
+    digit_rows,
+    figure,
+    frontier,
+    ledger_bars,
+    lora_picture,
+    mosaic,
+    scatter,
+)
 from lora_lab.sliders import (
     digits_explorer,
     grid_explorer,
     rank_explorer,
     scaling_explorer,
+    similarity_explorer,
     strength_explorer,
     training_explorer,
+    writing_explorer,
 )
 
 
@@ -49,12 +62,19 @@ def adapted_digits():
     return model, states
 
 
+def writings():
+    """Texts of two adapters at three strengths, one of them long, one with what matplotlib takes for mathematics."""
+    return {(name, s): f"{name} $x_{s}$ at {s}\n" * 9 for name in ("code", "tales") for s in (0, 0.5, 1.0)}
+
+
 EXPLORERS = {
     "rank": lambda: rank_explorer({"one": torch.randn(12, 12), "two": torch.randn(12, 12)}),
     "training": lambda: training_explorer(create_planted_task(32, 8, 8), steps=10),
     "scaling": scaling_explorer,
     "digits": lambda: digits_explorer(digit_runs(), digit_tasks()),
     "strength": lambda: strength_explorer(*adapted_digits(), digit_tasks()),
+    "writing": lambda: writing_explorer(writings(), {key: [1 + key[1], 2 - key[1]] for key in writings()}),
+    "similarity": lambda: similarity_explorer({"one": torch.rand(3, 5), "two": torch.rand(3, 5)}, 9, "few", "many"),
     "grid": lambda: grid_explorer({(r, a): [1.0, 1 / (r + a)] for r in (1, 2, 4) for a in (1, 2)}),
 }
 
@@ -207,11 +227,15 @@ def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
             lambda: frontier({"one": [(0, 98.0, 10.0), (1, 20.0, 95.0)]}, "F", "old", "new"),
             "one from 98 and 10 to 20 and 95",
         ),
+        (
+            lambda: scatter({"few": [(1.0, 2.0), (1.1, 2.1)], "many": [(0.5, 3.0)]}, "S", "new", "old"),
+            "few near 1.0 and 2.0",
+        ),
         (lambda: bars({"fast": 1.0, "slow": 2.0}, "T", "time", "Two bars."), "Two bars."),
     ],
-    ids=["digit_rows", "ledger_bars", "frontier", "bars"],
+    ids=["digit_rows", "ledger_bars", "frontier", "scatter", "bars"],
 )
-def test_a_figure_of_part_two_can_be_drawn_and_says_what_it_shows(draw, said):
+def test_a_figure_can_be_drawn_and_says_what_it_shows(draw, said):
     picture = draw()
     assert said in picture.alt and image(picture.png()).width > 300
 

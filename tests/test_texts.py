@@ -1,0 +1,104 @@
+"""The texts: what they are said to be, the same every time, and your own made readable or refused."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from lora_lab import own_text, python_code, python_prose, split_by_file, tales, unicode_names
+from lora_lab.models import ALPHABET
+
+
+@pytest.mark.parametrize("corpus", [python_prose, python_code, unicode_names, tales])
+def test_a_corpus_is_plenty_of_printable_ascii_by_source(corpus):
+    texts = corpus()
+    assert len(texts) > 50 and sum(map(len, texts.values())) > 300_000
+    assert all(texts.values())
+    assert set("".join(texts.values())) <= {"\n"} | set(map(chr, range(32, 127)))
+
+
+def test_the_prose_is_the_language_reference_and_the_docstrings():
+    prose = python_prose()
+    assert "The assert statement" in prose["topic assert"].replace('"assert"', "assert")
+    assert "Wrap a single paragraph of text" in prose["textwrap.py"]
+
+
+def test_the_code_is_valid_python_without_docstrings_and_comments():
+    tree = ast.parse(python_code()["textwrap.py"])
+    assert not any(ast.get_docstring(n) for n in ast.walk(tree) if isinstance(n, (ast.Module, ast.FunctionDef)))
+    assert "def wrap(" in python_code()["textwrap.py"] and "# " not in python_code()["this.py"]
+
+
+def test_unicode_names_are_one_a_line_and_the_same_in_every_python():
+    assert unicode_names()["U+0000"].startswith("SPACE\nEXCLAMATION MARK\n")
+    assert sum(text.count("\n") for text in unicode_names().values()) == 12_771
+
+
+def test_a_tale_keeps_its_hero_and_what_was_lost_to_the_end_and_is_the_same_every_time():
+    first = tales()["tale 1"]
+    hero = first.split(" lived a ")[1].split(",")[0].split()[-1]
+    assert first.count(hero) >= 3 and "{" not in first
+    tales.cache_clear()
+    assert tales()["tale 1"] == first
+    assert len(set(tales().values())) == len(tales())
+
+
+@pytest.mark.parametrize("corpus", [python_prose, unicode_names, tales])
+def test_files_are_held_out_whole_by_name_and_about_a_tenth(corpus):
+    train, test = split_by_file(corpus())
+    smaller, validation, same = split_by_file(corpus(), validation=True)
+    assert same == test and abs(len(smaller) + len(validation) - len(train)) <= 2
+    for part in (test, validation):
+        assert 0.02 < len(part) / (len(train) + len(test)) < 0.2
+    assert all((text in train) != (text in test) for text in list(corpus().values())[:20] if len(text) > 300)
+
+
+LOG = "Day 1. Wind west, sea calm.\n" * 30
+
+
+def test_your_own_text_comes_back_as_it_is(capsys):
+    assert own_text(LOG) == LOG.strip()
+    assert capsys.readouterr().out == "839 characters\n"
+
+
+def test_a_file_is_read_by_its_name_or_its_path(tmp_path, monkeypatch):
+    (tmp_path / "log.txt").write_text(LOG, encoding="utf-8-sig")
+    monkeypatch.chdir(tmp_path)
+    assert own_text("log.txt") == own_text(Path("log.txt")) == LOG.strip()
+
+
+def test_accents_quotes_dashes_and_line_ends_become_plain_and_the_rest_is_counted(capsys):
+    text = own_text("“Café” – ’naïve’\r\n\t\N{PARTY POPPER}ß" * 50)
+    assert text.startswith('"Cafe" - \'naive\'\n    "Cafe') and set(text) <= set(ALPHABET)
+    assert "100 left out" in capsys.readouterr().out
+
+
+def test_a_long_text_is_cut_and_says_so(capsys):
+    assert len(own_text("word " * 1000, longest=2000)) == 2000
+    assert capsys.readouterr().out == "2,000 characters, the first of 4,999\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        ("too short", ValueError, "9 characters are too few to learn from; give at least 500"),
+        ("", ValueError, "0 characters are too few"),
+        ("diary.txt", FileNotFoundError, "there is no file 'diary.txt' in"),
+        (Path("diary"), FileNotFoundError, "check the name and the folder"),
+        (Path("."), ValueError, "is a folder; name one file in it"),
+        ("Привет, мир! " * 100, ValueError, "of 1,299 characters only 399 .* Latin letters"),
+        (b"bytes", TypeError, "a text is a string or a Path, not a bytes"),
+        (None, TypeError, "not a NoneType"),
+    ],
+    ids=["short", "empty", "no file", "no path", "folder", "letters", "bytes", "nothing"],
+)
+def test_what_cant_be_learned_from_is_refused_with_the_way_out(source, error, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=said):
+        own_text(source)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(bytes(range(256)) * 10)
+    with pytest.raises(ValueError, match=r"not text in UTF-8; .*save it as plain text"):
+        own_text(tmp_path / "photo.jpg")
