@@ -23,7 +23,7 @@ from .checkup import doctor
 from .data import create_planted_task, create_toy_dataset, digits
 from .layer import LinearWithLoRA, LoRALayer
 from .models import DigitClassifier, TinyGPT, shipped_adapter, windows
-from .texts import own_text, python_code, python_prose, split_by_file, tales, unicode_names
+from .texts import held_out, own_text, python_code, python_prose, split_by_file, tales, unicode_names
 from .training import History, accuracy, evaluate, memory_ledger, set_seed, train_model
 
 __version__ = "0.1.0"
@@ -44,6 +44,7 @@ __all__ = [
     "digits",
     "doctor",
     "evaluate",
+    "held_out",
     "load_adapter",
     "load_lora_state",
     "lora_disabled",

@@ -11,11 +11,10 @@ import safetensors.torch
 
 from .adapt import replace_linear_with_lora
 from .adapter_file import save_adapter
-from .models import STUDY, TinyGPT, shipped_adapter, windows
-from .texts import python_code, split_by_file, tales, unicode_names
+from .models import ADAPTERS, STUDY, TinyGPT, shipped_adapter, windows
+from .texts import KINDS, held_out, split_by_file, unicode_names
 from .training import evaluate, set_seed, train_model
 
-TEXTS = {"code": python_code, "names": unicode_names, "tales": tales}
 PLACES = {"q": ["q"], "q-v": ["q", "v"], "attention": ["q", "k", "v", "o"], "mlp": ["up", "down"]}
 PLACES["everywhere"] = [*PLACES["attention"], *PLACES["mlp"]]
 # The study's contenders: where LoRA goes, and its rank. The first five have the same budget, 55,296 numbers (53,760 for
@@ -40,13 +39,13 @@ def make_texts(steps=1800):
 
     The last third of the steps is smaller, which takes away the jitter of the ones before.
     """
-    for name, read in TEXTS.items():
-        train, test = split_by_file(read())
+    for name in ADAPTERS:
+        train, _ = split_by_file(KINDS[name]())
         model = train_on(train, PLACES["everywhere"], 8, lr=3e-3, steps=2 * steps // 3, length=128)
         refine = windows(train, 128, n=16 * (steps // 3), seed=1)
         train_model(model, *refine, epochs=1, batch_size=16, lr=5e-4)
         save_adapter(model.half(), shipped_adapter(name))
-        before, after = (evaluate(gpt.float(), *windows(test, 128, n=200)) for gpt in (TinyGPT.pretrained(), model))
+        before, after = (evaluate(gpt.float(), *windows(held_out(name))) for gpt in (TinyGPT.pretrained(), model))
         print(f"{name}: held out {before:.3f} → {after:.3f}")
 
 
@@ -56,11 +55,11 @@ def make_study(steps=300):
     Full fine-tuning, of which one training is kept, is among them.
     """
     train, validation, _ = split_by_file(unicode_names(), validation=True)
-    held_out, search = windows(validation, 64), {}
+    chosen_on, search = windows(validation, 64), {}
     STUDY.mkdir(exist_ok=True)
 
     def loss_at(*options):
-        return round(evaluate(train_on(train, *options, steps=steps), *held_out), 3)
+        return round(evaluate(train_on(train, *options, steps=steps), *chosen_on), 3)
 
     for place, rank in CONTENDERS:
         name = f"{place}-r{rank}"

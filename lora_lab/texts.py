@@ -138,6 +138,44 @@ def own_text(source, shortest=500, longest=200_000):
     return plain[:longest]
 
 
+def split_by_file(texts, validation=False):
+    """All texts as two: a tenth of the files to test on, the others to train on: ``(train, test)``.
+
+    The names decide which, by their checksum, so it is the same files everywhere. Joined by blank lines. With
+    ``validation`` another tenth is kept for choosing settings: ``(train, validation, test)``.
+    """
+    parts = [[], [], []]
+    for name, text in texts.items():
+        tenth = zlib.crc32(name.encode()) % 10
+        parts[2 if tenth == 0 else 1 if tenth == 1 and validation else 0].append(text)
+    train, chosen_on, test = map("\n\n".join, parts)
+    return (train, chosen_on, test) if validation else (train, test)
+
+
+def held_out(kind):
+    """A text that neither TinyGPT nor its adapters have seen: "prose", "code", "names" or "tales".
+
+    Of prose and code only files that read the same in Python 3.11, 3.12 and 3.13, so that losses can be compared.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(map(repr, KINDS))}")
+    texts = KINDS[kind]()
+    return split_by_file({name: texts[name] for name in _STEADY.get(kind, texts)})[1]
+
+
+KINDS = {"prose": python_prose, "code": python_code, "names": unicode_names, "tales": tales}
+_STEADY = {
+    "prose": (
+        *("asyncio/sslproto.py", "email/_parseaddr.py", "email/base64mime.py", "hmac.py", "wsgiref/handlers.py"),
+        *("xml/sax/_exceptions.py", "xmlrpc/client.py"),
+    ),
+    "code": (
+        *("asyncio/transports.py", "email/contentmanager.py", "multiprocessing/heap.py", "sched.py"),
+        "unittest/util.py",
+    ),
+}
+
+
 # What typography has beyond ASCII, and line ends of two characters, as plain ones.
 _PLAIN = str.maketrans(
     {**dict.fromkeys("‘’‚", "'"), **dict.fromkeys("“”„«»", '"'), **dict.fromkeys("–—−", "-"), "\r": ""}
@@ -163,20 +201,6 @@ def _read(path):
         raise ValueError(
             f"{str(path)!r} is not text in UTF-8; open it in the program that wrote it and save it as plain text"
         ) from None
-
-
-def split_by_file(texts, validation=False):
-    """All texts as two: a tenth of the files to test on, the others to train on: ``(train, test)``.
-
-    The names decide which, by their checksum, so it is the same files everywhere. Joined by blank lines. With
-    ``validation`` another tenth is kept for choosing settings: ``(train, validation, test)``.
-    """
-    parts = [[], [], []]
-    for name, text in texts.items():
-        tenth = zlib.crc32(name.encode()) % 10
-        parts[2 if tenth == 0 else 1 if tenth == 1 and validation else 0].append(text)
-    train, chosen_on, test = map("\n\n".join, parts)
-    return (train, chosen_on, test) if validation else (train, test)
 
 
 # Folders of the standard library that say little for their length: tests, tables, programs of their own.

@@ -10,6 +10,7 @@ import torch
 from lora_lab import (
     TinyGPT,
     evaluate,
+    held_out,
     load_adapter,
     lora_layers,
     replace_linear_with_lora,
@@ -18,10 +19,9 @@ from lora_lab import (
     shipped_adapter,
     tales,
     train_model,
-    unicode_names,
     windows,
 )
-from lora_lab.finetune import CONTENDERS, PLACES, SEEDS, TEXTS, make_study, make_texts
+from lora_lab.finetune import CONTENDERS, PLACES, SEEDS, make_study, make_texts
 from lora_lab.models import ADAPTERS, STUDY
 
 
@@ -54,8 +54,7 @@ def test_swapping_one_adapter_for_another_gives_the_logits_of_a_fresh_load(tmp_p
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_each_shipped_adapter_lowers_the_loss_on_its_own_kind_of_text(kind):
-    text = "\n\n".join(list(TEXTS[kind]().values())[:40])
-    X, y = windows(text, 128, n=20)
+    X, y = windows(held_out(kind), 128, n=20)
     base, model = TinyGPT.pretrained(), TinyGPT.pretrained()
     load_adapter(model, shipped_adapter(kind))
     assert evaluate(model, X, y) < evaluate(base, X, y) - 0.2
@@ -69,7 +68,7 @@ def test_an_adapter_that_does_not_come_with_the_course_is_refused_by_name():
 def test_the_study_has_every_contender_from_every_seed_and_the_search_for_its_rate():
     search = json.loads((STUDY / "search.json").read_text(encoding="utf-8"))
     assert list(search) == [f"{place}-r{rank}" for place, rank in CONTENDERS] + ["full"]
-    base, X_y = TinyGPT.pretrained(), windows(unicode_names()["U+0000"], 64, n=20)
+    base, X_y = TinyGPT.pretrained(), windows(held_out("names"), 64, n=20)
     before = evaluate(base, *X_y)
     for (place, rank), seed in product(CONTENDERS, SEEDS):
         model = copy.deepcopy(base)
@@ -93,7 +92,7 @@ def test_the_script_that_makes_the_adapters_makes_them(tmp_path, monkeypatch, ca
     monkeypatch.setattr("lora_lab.finetune.shipped_adapter", lambda name: tmp_path / name)
     monkeypatch.setattr("lora_lab.finetune.STUDY", tmp_path / "study")
     monkeypatch.setattr("lora_lab.finetune.CONTENDERS", [("q-v", 2)])
-    monkeypatch.setattr("lora_lab.finetune.TEXTS", {"tales": tales})
+    monkeypatch.setattr("lora_lab.finetune.ADAPTERS", ["tales"])
     make_texts(steps=6)
     make_study(steps=2)
     assert "tales: held out" in capsys.readouterr().out

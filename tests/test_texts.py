@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab import own_text, python_code, python_prose, split_by_file, tales, unicode_names
+from lora_lab import held_out, own_text, python_code, python_prose, split_by_file, tales, unicode_names
 from lora_lab.models import ALPHABET
+from lora_lab.texts import KINDS
 
 
 @pytest.mark.parametrize("corpus", [python_prose, python_code, unicode_names, tales])
@@ -51,6 +52,18 @@ def test_files_are_held_out_whole_by_name_and_about_a_tenth(corpus):
     for part in (test, validation):
         assert 0.02 < len(part) / (len(train) + len(test)) < 0.2
     assert all((text in train) != (text in test) for text in list(corpus().values())[:20] if len(text) > 300)
+
+
+@pytest.mark.parametrize("kind", ["prose", "code", "names", "tales"])
+def test_what_is_held_out_is_in_no_training_text_and_long_enough_to_measure_on(kind):
+    train, _ = split_by_file(KINDS[kind]())
+    text = held_out(kind)
+    assert len(text) > 20_000 and not any(piece in train for piece in text.split("\n\n") if len(piece) > 300)
+
+
+def test_an_unknown_kind_of_text_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="kind='poems' is unknown; choose one of 'prose', 'code', 'names', 'tales'"):
+        held_out("poems")
 
 
 LOG = "Day 1. Wind west, sea calm.\n" * 30
