@@ -1,6 +1,7 @@
 """One training loop for the whole course, and the History it returns."""
 
 import math
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,7 +57,8 @@ def train_model(
     history, start = History(), time.perf_counter()
     try:
         step = min(batch_size or len(X), len(X))
-        with mode(True, model), _threads_for(model, step), _progress_bar(epochs * -(-len(X) // step), progress) as bar:
+        steps = epochs * math.ceil(len(X) / step)
+        with mode(True, model), _threads_for(model, step), _progress_bar(steps, progress) as bar:
             for _ in range(epochs):
                 total = 0.0
                 for batch in _batches(len(X), batch_size, shuffle):
@@ -181,14 +183,15 @@ def _likely_cause(X, y, history, lr):
 def _progress_bar(steps, progress):
     from tqdm.auto import tqdm
 
-    # What takes less than a second needs no bar. TQDM_DISABLE, where it is set, turns off the others too.
-    options = {} if progress else {"disable": True}
-    return tqdm(total=steps, desc="training", unit="step", leave=False, delay=1, **options)
+    # What takes less than a second needs no bar. TQDM_DISABLE turns off all of them; tqdm's bar for notebooks, unlike
+    # its others, does not ask for it.
+    off = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(total=steps, desc="training", unit="step", leave=False, delay=1, disable=off)
 
 
 @contextmanager
 def _threads_for(model, n):
-    """One thread for small work, judged by the multiplications that ``n`` examples take.
+    """One thread for small work, judged by the multiplications that ``n`` examples take; a piece of text counts as one.
 
     Two threads gain nothing there, cost much where they share the processor with a browser, and round differently.
     """
