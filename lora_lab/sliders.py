@@ -290,14 +290,14 @@ def writing_explorer(written, losses):
     )
     page.axis("off")
     heading = page.set_title("x")
-    text = page.text(0, 0.97, "", va="top", family="monospace", fontsize=10.5, parse_math=False)
+    text = page.text(0, 0.94, "", va="top", family="monospace", fontsize=13, linespacing=1.5, parse_math=False)
 
     def update(adapter, strength):
         own, old = zip(*(losses[adapter, s] for s in dial), strict=True)
         move((own, old), strength, losses[adapter, strength])
         lines = written[adapter, strength].splitlines()
-        rows = [row for line in lines for row in textwrap.wrap(line, 54, drop_whitespace=False) or [""]]
-        text.set_text("\n".join(rows[:14]))
+        rows = [row for line in lines for row in textwrap.wrap(line, 42, drop_whitespace=False) or [""]]
+        text.set_text("\n".join(rows[:9]))
         heading.set_text(f"{adapter}, strength {strength:g}")
         return [*moving, text, heading]
 
@@ -332,7 +332,7 @@ def similarity_explorer(maps, width, first, second):
     (line,) = chart.plot(x, [0] * columns, color=COLOURS["ΔW"], label="φ(i, j)")
     (chance,) = chart.plot(x, [0] * columns, **LEVEL, label="by chance")
     (here,) = chart.plot([1], [0], "o", color=COLOURS["ΔW"], markersize=12)
-    chart.set(xlabel="j", ylabel="φ(i, j)", ylim=(0, 1.05), xlim=(0, columns + 1))
+    chart.set(xlabel="j", ylim=(0, 1.05), xlim=(0, columns + 1))
     chart.legend(loc="lower left", bbox_to_anchor=(0.45, 1), ncols=2)
     heading = chart.set_title("x")
 
