@@ -296,7 +296,7 @@ def writing_explorer(written, losses):
         own, old = zip(*(losses[adapter, s] for s in dial), strict=True)
         move((own, old), strength, losses[adapter, strength])
         lines = written[adapter, strength].splitlines()
-        rows = [row for line in lines for row in textwrap.wrap(line, 42, drop_whitespace=False) or [""]]
+        rows = [row for line in lines for row in textwrap.wrap(line, 42) or [""]]
         text.set_text("\n".join(rows[:9]))
         heading.set_text(f"{adapter}, strength {strength:g}")
         return [*moving, text, heading]

@@ -75,7 +75,7 @@ def test_the_study_has_every_contender_from_every_seed_and_the_search_for_its_ra
         load_adapter(model, STUDY / f"{place}-r{rank}-seed{seed}")
         assert {layer.lora.rank for layer in lora_layers(model).values()} == {rank}
         assert len(lora_layers(model)) == 4 * len(PLACES[place])
-        assert evaluate(model, *X_y) < before - 1
+        assert evaluate(model, *X_y) < before - 0.5
 
 
 def test_the_script_that_makes_the_adapters_makes_them(tmp_path, monkeypatch, capsys):
