@@ -1,6 +1,7 @@
 """The exercises of notebook 09."""
 
 import torch
+from torch.linalg import svdvals
 
 from .engine import Exercise
 
@@ -22,31 +23,29 @@ share_of_the_first = Exercise(
     cases=[(_matrix(6, 5), 2), (_matrix(4, 7), 1), (3 * _matrix(5, 5, seed=1), 3)],
     observe=lambda answer, *case: float(answer(*case)),
     hints=[
-        "‖ΔW‖² is the sum of the squares of all numbers. It is also the sum of the squares of something else: notebook 01.",
+        "‖ΔW‖² is the sum of the squares of all numbers. It is also the sum of the squares of something else: see “How many directions?” above.",
         "torch.linalg.svdvals gives the singular values, largest first. Square them.",
         "s = torch.linalg.svdvals(delta), then (s[:k] ** 2).sum() / (s**2).sum()",
     ],
     misconceptions=[
         (
-            lambda delta, k: torch.linalg.svdvals(delta)[:k].sum() / torch.linalg.svdvals(delta).sum(),
+            lambda delta, k: svdvals(delta)[:k].sum() / svdvals(delta).sum(),
             "The singular values are to be squared: ‖ΔW‖² is the sum of their squares.",
         ),
         (
-            lambda delta, k: torch.linalg.svdvals(delta)[:k].norm() / torch.linalg.svdvals(delta).norm(),
+            lambda delta, k: svdvals(delta)[:k].norm() / svdvals(delta).norm(),
             "That is the share of ‖ΔW‖. The share of ‖ΔW‖² is its square, and only those shares add up to 1.",
         ),
         (
-            lambda delta, k: (
-                torch.linalg.svdvals(delta)[k:].square().sum() / torch.linalg.svdvals(delta).square().sum()
-            ),
+            lambda delta, k: svdvals(delta)[k:].square().sum() / svdvals(delta).square().sum(),
             "That is what is left out. Take the first k, [:k].",
         ),
         (
-            lambda delta, k: torch.linalg.svdvals(delta)[k - 1].square() / torch.linalg.svdvals(delta).square().sum(),
+            lambda delta, k: svdvals(delta)[k - 1].square() / svdvals(delta).square().sum(),
             "That is the k-th direction alone. Add up the first k.",
         ),
         (
-            lambda delta, k: torch.linalg.svdvals(delta)[:k].square().sum(),
+            lambda delta, k: svdvals(delta)[:k].square().sum(),
             "That is how much, and not which share. Divide by the sum over all.",
         ),
         (
@@ -58,9 +57,7 @@ share_of_the_first = Exercise(
             "Those are the first k columns. A direction is not a column: take singular values.",
         ),
         (
-            lambda delta, k: (
-                torch.linalg.svdvals(delta).square().sum() / torch.linalg.svdvals(delta)[:k].square().sum()
-            ),
+            lambda delta, k: svdvals(delta).square().sum() / svdvals(delta)[:k].square().sum(),
             "Upside down: divide the part by the whole.",
         ),
         (
@@ -68,13 +65,59 @@ share_of_the_first = Exercise(
             "That would be so if all directions counted equally. Look at the singular values.",
         ),
         (
-            lambda delta, k: (
-                100 * torch.linalg.svdvals(delta)[:k].square().sum() / torch.linalg.svdvals(delta).square().sum()
-            ),
+            lambda delta, k: 100 * svdvals(delta)[:k].square().sum() / svdvals(delta).square().sum(),
             "Those are percent. Asked for is a share from 0 to 1.",
         ),
+        (
+            lambda delta, k: svdvals(delta)[: k + 1].square().sum() / svdvals(delta).square().sum(),
+            "Those are k + 1 directions. [:k] ends before k; in a cumsum, the k-th stands at k - 1.",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[k].square() / svdvals(delta).square().sum(),
+            "That is one direction alone and, counted from 0, the one after the k-th. Add up the first k.",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[-k:].square().sum() / svdvals(delta).square().sum(),
+            "Those are the last k, the weakest. svdvals gives the largest first: [:k].",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[:k].square().sum() / delta.norm(),
+            "The norm below is not squared: divide by ‖ΔW‖².",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[:k].sum().square() / svdvals(delta).sum().square(),
+            "Square each singular value first, then add up: (a + b)² is not a² + b².",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[:k].sum().square() / svdvals(delta).square().sum(),
+            "Above, too, square each singular value first, then add up: (a + b)² is not a² + b².",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[:k].sum() / delta.square().sum(),
+            "Below are squares, above not: square the singular values, too.",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[:k].sum() / delta.norm(),
+            "Neither is squared: it is the sum of squares, divided by ‖ΔW‖².",
+        ),
+        (
+            lambda delta, k: svdvals(delta.T @ delta)[:k].square().sum() / svdvals(delta.T @ delta).square().sum(),
+            "Those are fourth powers: the singular values of ΔWᵀΔW are squares already.",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[:k].square().sum() / svdvals(delta)[k:].square().sum(),
+            "That divides the part by the rest. Divide by the sum over all.",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[:k].square().mean() / svdvals(delta).square().mean(),
+            "Means forget how many there are: use sum.",
+        ),
+        (
+            lambda delta, k: svdvals(delta)[:k].square() / svdvals(delta).square().sum(),
+            "Those are the k shares one by one. Add them up.",
+        ),
     ],
-    praise="The same measure as in notebook 01: what a rank-k version of the matrix keeps.",
+    praise="What the rank-k version of the matrix keeps. One minus it, under a root, is the error left of notebook 01.",
 )
 
 
@@ -95,10 +138,14 @@ def _weights(seed, size, strength, rank):
     return W, W + strength * torch.linalg.qr(draw(size, rank)).Q @ torch.linalg.qr(draw(size, rank)).Q.T
 
 
-def _raised(size=8):
+def _raised(size):
     """A matrix, and what it becomes when its weakest direction is raised to the strongest: nobody new."""
     W = torch.linspace(3, 1, size).diag()
     return W, W + torch.diag(torch.tensor([0.0] * (size - 1) + [5.0]))
+
+
+def _right(matrix):
+    return torch.linalg.svd(matrix).Vh.T
 
 
 def _best(W, W_new):
@@ -109,10 +156,12 @@ count_intruders = Exercise(
     title="Count the intruders",
     reference=count_intruders,
     cases=[
-        (*_weights(0, 12, 4.0, 2), 6, 0.6),
-        (*_weights(1, 12, 1.0, 3), 5, 0.7),
-        (*_weights(2, 10, 6.0, 3), 4, 0.6),
-        (*_raised(), 3, 0.6),
+        (*(0.05 * matrix for matrix in _weights(0, 12, 4.0, 2)), 6, 0.6),
+        (*_weights(1, 12, 1.0, 3), 5, 0.72),
+        (*_weights(2, 10, 6.0, 3), 4, 0.55),
+        (*_raised(8), 3, 0.6),
+        (*_raised(3), 3, 0.3),
+        (*(matrix.T.contiguous() for matrix in _weights(0, 12, 4.0, 2)), 6, 0.58),
     ],
     hints=[
         "An intruder resembles none of the old directions. For one new direction: how large is its largest likeness?",
@@ -162,7 +211,43 @@ count_intruders = Exercise(
         ),
         (
             lambda W, W_new, k, t: int(((W.T @ torch.linalg.svd(W_new).U[:, :k]).abs().amax(0) < t).sum()),
-            "Compare with the singular vectors of W, not with its columns: they are of length 1 and at right angles.",
+            "Compare with the singular vectors of W: not with its columns, and not scaled by S. A cosine needs vectors of length 1.",
+        ),
+        (
+            lambda W, W_new, k, t: int(((_right(W).T @ _right(W_new)[:, :k]).abs().amax(0) < t).sum()),
+            "Those are the directions that it reads, the rows of Vh. Count the ones that it writes to: the columns of U.",
+        ),
+        (
+            lambda W, W_new, k, t: int(((_right(W) @ _right(W_new).T[:, :k]).abs().amax(0) < t).sum()),
+            "svd returns Vh, whose rows are directions, and not its columns. Here the columns of U are asked for.",
+        ),
+        (
+            lambda W, W_new, k, t: int((_best(W, W_new).T[:, :k].amax(0) < t).sum()),
+            "W and W_new are swapped: that asks which old directions were lost.",
+        ),
+        (
+            lambda W, W_new, k, t: int((_best(W, W_new)[:, :k].square().amax(0) < t).sum()),
+            "Those are squared cosines: use abs(), or compare with the squared threshold.",
+        ),
+        (
+            lambda W, W_new, k, t: int(((torch.linalg.svd(W).U * torch.linalg.svd(W_new).U).sum(0)[:k] < t).sum()),
+            "That compares the first with the first, and minds the sign. Compare with each old one, with abs().",
+        ),
+        (
+            lambda W, W_new, k, t: int((_best(W, W_new).flip(1)[:, :k].amax(0) < t).sum()),
+            "Those are the weakest directions; eigh gives the smallest first, svd the largest.",
+        ),
+        (
+            lambda W, W_new, k, t: int((_best(W, W_new)[:, :k] < t).any(0).sum()),
+            "Every direction is unlike some old one. An intruder is unlike all of them: .all(0), or the largest.",
+        ),
+        (
+            lambda W, W_new, k, t: 0 * k,
+            "That finds no intruder anywhere. For each new direction alone, take the largest cosine: no sum, and not one maximum for all.",
+        ),
+        (
+            lambda W, W_new, k, t: int((_best(W, W_new - W)[:, :k].amax(0) < t).sum()),
+            "Those are the directions of ΔW. Asked for are those of W_new.",
         ),
     ],
     praise="The definition is Shuttleworth's and others' of 2024. Its answer depends on k and on the threshold: say both.",
