@@ -156,7 +156,7 @@ def test_an_unknown_mistake_is_described_by_what_differs(answer, diagnosis):
 @pytest.mark.parametrize(
     ("answer", "diagnosis"),
     [
-        (lambda a, b: a, "Right for other arguments, but not for all. For a=2, b=3: it gives 2, but 5 is right"),
+        (lambda a, b: a, "For a=2, b=3: it gives 2, but 5 is right"),
         (lambda a, b: (a + b) / 2, "a whole number is asked for, and it gives 0.5"),
         (lambda a, b: torch.ones(3), "one number is asked for, and it gives a tensor of shape (3,)"),
         (lambda a, b: [torch.nn.ReLU()], "it gives a list of 1: a module of type ReLU, but 1 is right"),
@@ -166,6 +166,18 @@ def test_an_unknown_mistake_is_described_by_what_differs(answer, diagnosis):
 def test_a_wrong_number_is_described_for_the_arguments_by_name(answer, diagnosis):
     known = [(lambda a, b: a.foo, "the known mistake that raises")]
     assert diagnosis in Exercise("t", lambda a, b: a + b, ["h"], known, [(1, 0), (2, 3)]).check(answer).text
+
+
+def test_an_answer_right_for_some_arguments_hears_so_unless_a_whole_number_may_be_right_by_chance():
+    def said(scale):
+        return (
+            Exercise("t", lambda a, b: scale * (a + b), ["h"], [], [(1, 0), (2, 3)]).check(lambda a, b: scale * a).text
+        )
+
+    assert said(0.5).startswith(
+        "Right for other arguments, but not for all. For a=2, b=3: it gives 1, but 2.5 is right"
+    )
+    assert said(1).startswith("For a=2, b=3")
 
 
 def test_what_an_exercise_observes_is_named():
