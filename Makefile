@@ -25,7 +25,7 @@ bench: $(READY)
 	$(BIN)/python tests/bench.py
 
 solutions: $(READY)
-	$(BIN)/python -m lora_lab.exercises.solutions solutions notebooks/*.ipynb
+	$(BIN)/python -m lora_lab.exercises.solutions solutions notebooks/[0-9]*.ipynb
 
 picture: $(READY)
 	$(BIN)/python .github/picture.py

@@ -36,7 +36,7 @@ if not find_chromium() and not os.environ.get("CI"):
     pytest.skip("NO BROWSER TEST HAS RUN: install Chromium, and these tests use it", allow_module_level=True)
 
 expect.set_options(timeout=1000 * PATIENCE)
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {
     "scaling": ["from lora_lab.sliders import scaling_explorer", "scaling_explorer()"],
     # A square that moves, and a list of every position that was drawn.

@@ -1,6 +1,7 @@
 """Every notebook has the shape that a reader of the course relies on. What the cells compute is nbval's affair."""
 
 import copy
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from lora_lab.exercises.engine import Exercise
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 # Why a cell may be left out of the comparison.
 MAY_BE_SKIPPED = {"from ipywidgets import interact": "interact can deadlock where no browser answers it"}
@@ -66,6 +67,21 @@ def test_it_links_to_its_neighbours(path, cells):
     here = NOTEBOOKS.index(path)
     for neighbour in NOTEBOOKS[max(here - 1, 0) : here + 2]:
         assert neighbour == path or neighbour.name in cells[0].source
+
+
+def test_its_card_links_to_the_glossary(cells):
+    assert "(glossary.ipynb)" in cells[0].source
+
+
+def test_every_word_of_the_glossary_stands_in_the_notebook_that_it_names():
+    glossary = NOTEBOOKS[0].with_name("glossary.ipynb")
+    rows = re.findall(
+        r"^\| \*\*(.+?)\*\* \| .+ \| \[\d\d\]\((.+?)\) \|$", prose(nbformat.read(glossary, 4).cells), re.M
+    )
+    assert len(rows) > 30 and [word.lower() for word, _ in rows] == sorted(word.lower() for word, _ in rows)
+    for word, name in rows:
+        text = json.dumps(nbformat.read(glossary.with_name(name), 4), ensure_ascii=False).lower()
+        assert any(variant.lower() in text for variant in word.split(", ")), word
 
 
 def test_readmes_table_lists_it(path):
