@@ -79,6 +79,12 @@ for name in names[1:]:
 DIGITS = """truth = tasks["upright"].y_test
 places = [(name, rank) for name in names[1:] for rank in range(2, 16)]
 runs = {(name, rank): ((truth + (torch.rand(450) < 1 / rank)) % 10, 0.5) for name, rank in places}"""
+WRITING = """from lora_lab.sliders import similarity_explorer, writing_explorer
+
+dial = [i / 10 for i in range(16)]
+tale = "Once there was a clever goose who had lost a crooked kettle. " * 3
+written = {(name, strength): tale[i:] for name in ("code", "names", "tales") for i, strength in enumerate(dial)}
+maps = {f"layer {i}": torch.rand(8, 64) for i in range(8)}"""
 COUNT = """
 update = explorer._update
 explorer._update = lambda **values: (drawn.append(values), update(**values))[1]
@@ -89,6 +95,8 @@ NOTEBOOKS = {
     "training": [PREPARE, "explorer = training_explorer(create_planted_task())" + COUNT],
     "strength": [PREPARE, STRENGTH, "explorer = strength_explorer(model, states, tasks)" + COUNT],
     "digits": [PREPARE, STRENGTH, DIGITS, "explorer = digits_explorer(runs, tasks)" + COUNT],
+    "writing": [PREPARE, WRITING, "explorer = writing_explorer(written, {key: (1, 2) for key in written})" + COUNT],
+    "similarity": [PREPARE, WRITING, "explorer = similarity_explorer(maps, 192, 'one', 'other')" + COUNT],
 }
 
 # In the page: from the key until the picture that it changed has been loaded, decoded and handed to the screen.
@@ -220,6 +228,7 @@ def _with_neighbours(position):
 def measure_others(context, address):
     """Explorers with several sliders: each jump moves one of them to a position that was not drawn before."""
     places = {"training": ((10, 6, 6), (0, 2, 3)), "strength": ((3, 16), (0, 10)), "digits": ((3, 14), (0, 0))}
+    places |= {"writing": ((3, 16), (0, 10)), "similarity": ((8, 8, 64), (0, 0, 0))}
     for name, (sizes, start) in places.items():
         page = open_and_run(context, address, name)
         yield f"{name} slider, jump to an unseen one", jump_to(page, one_slider_at_a_time(sizes, start))

@@ -95,96 +95,81 @@ next_character = Exercise(
 )
 
 
-def largest_rank(shapes, budget):
-    per_rank = sum(inputs + outputs for inputs, outputs in shapes)
-    return budget // per_rank
+def hold_out(text, share):
+    cut = len(text) - int(share * len(text))
+    return text[:cut], text[cut:]
 
 
-_QV = [(192, 192)] * 8
-_MLP = [(192, 768), (768, 192)] * 4
-
-largest_rank = Exercise(
-    title="The rank that a budget buys",
-    reference=largest_rank,
-    cases=[([(3, 4), (16, 2)], 50), ([(10, 20)], 110), ([(10, 20)], 20), (_QV, 55_296), (_MLP, 55_296), (_QV, 500_000)],
+hold_out = Exercise(
+    title="Hold a part of it out",
+    reference=hold_out,
+    cases=[("abcdefghij", 0.2), ("to be or not to be", 0.25), ("short", 0.1)],
     hints=[
-        "How many numbers do A and B hold in one layer, for each unit of rank?",
-        "A is (in, r) and B is (r, out): r · (in + out) numbers. Add that up over the layers.",
-        "budget // sum(inputs + outputs for inputs, outputs in shapes)",
+        "A slice of a string is a string. Where is the cut?",
+        "held has int(share * len(text)) characters, so the cut is so many from the end.",
+        "cut = len(text) - int(share * len(text)), then text[:cut] and text[cut:].",
     ],
     misconceptions=[
         (
-            lambda shapes, budget: budget // sum(a * b for a, b in shapes),
-            "in · out is the size of W. A and B hold r · (in + out) numbers.",
+            lambda text, share: (text[: int(share * len(text))], text[int(share * len(text)) :]),
+            "That learns from the share and holds out the rest. The share is what is held out.",
         ),
         (
-            lambda shapes, budget: budget // (shapes[0][0] + shapes[0][1]),
-            "That pays for one layer. The budget has to do for all of them.",
+            lambda text, share: (text[int(share * len(text)) :], text[: int(share * len(text))]),
+            "That holds out the beginning. Asked for is the end of the text.",
         ),
         (
-            lambda shapes, budget: budget // sum(a for a, b in shapes),
-            "That counts A alone. B holds r · out numbers more.",
+            lambda text, share: (text[-int(share * len(text)) :], text[: -int(share * len(text))]),
+            "The two are swapped: first what is learned from, then what is held out.",
         ),
         (
-            lambda shapes, budget: budget // sum(b for a, b in shapes),
-            "That counts B alone. A holds r · in numbers more.",
+            lambda text, share: (
+                text[len(text) - int(share * len(text)) :],
+                text[: len(text) - int(share * len(text))],
+            ),
+            "The two are swapped, each right in itself: first what is learned from.",
         ),
         (
-            lambda shapes, budget: budget / sum(a + b for a, b in shapes),
-            "A rank is a whole number: round down, with //.",
+            lambda text, share: (text, text[len(text) - int(share * len(text)) :]),
+            "What is held out is learned from, too. Then it says nothing about new text.",
         ),
         (
-            lambda shapes, budget: -(-budget // sum(a + b for a, b in shapes)),
-            "Rounding up goes beyond the budget. Round down.",
+            lambda text, share: (text[: -int(share * len(text))], text[-int(share * len(text)) :]),
+            "Right, unless the share is so small that nothing is held out: text[:-0] is empty. Count the cut from the front.",
         ),
         (
-            lambda shapes, budget: round(budget / sum(a + b for a, b in shapes)),
-            "Rounding to the nearest can go beyond the budget. Round down, with //.",
+            lambda text, share: (text[: int((1 - share) * len(text))], text[int((1 - share) * len(text)) :]),
+            "Nearly: here the length of to_learn is rounded down, and it should be that of held. Subtract from len(text).",
         ),
         (
-            lambda shapes, budget: sum(budget // (a + b) for a, b in shapes),
-            "That spends the whole budget once for each layer, and adds up the ranks. All layers share one budget and one rank.",
+            lambda text, share: text[len(text) - int(share * len(text)) :],
+            "That is the held-out part alone. Return both, what is learned from first.",
         ),
         (
-            lambda shapes, budget: min(budget // (a + b) for a, b in shapes),
-            "That gives each layer the whole budget. All layers share it: add up in + out first.",
+            lambda text, share: (
+                text[: len(text) - int(share * len(text))],
+                text[len(text) - int(share * len(text)) + 1 :],
+            ),
+            "A character is lost at the cut: the second slice begins where the first ends.",
         ),
         (
-            lambda shapes, budget: budget // len(shapes) // max(a + b for a, b in shapes),
-            "That gives each layer an equal part, and the largest decides. They need unequal parts: add up in + out first.",
+            lambda text, share: (
+                text[: len(text) - int(share * len(text))],
+                text[len(text) - int(share * len(text)) - 1 :],
+            ),
+            "A character stands in both parts: the second slice begins where the first ends.",
         ),
         (
-            lambda shapes, budget: budget // (len(shapes) * sum(shapes[0])),
-            "That takes all layers to be shaped like the first. Add up in + out over the layers.",
+            lambda text, share: (text[: len(text) - int(share)], text[len(text) - int(share) :]),
+            "The share is a part of 1, not a number of characters: multiply it by len(text).",
         ),
         (
-            lambda shapes, budget: budget // sum(a + b for a, b in shapes) + 1,
-            "That is the first rank that no longer fits: one less.",
-        ),
-        (
-            lambda shapes, budget: (budget - 1) // sum(a + b for a, b in shapes),
-            "The budget may be spent to the last number: <=, not <.",
-        ),
-        (
-            lambda shapes, budget: budget // (2 * sum(a + b for a, b in shapes)),
-            "in + out has A and B in it already: no factor 2.",
-        ),
-        (
-            lambda shapes, budget: int((budget / sum(a + b for a, b in shapes)) ** 0.5),
-            "The size grows with the rank, not with its square.",
-        ),
-        (
-            lambda shapes, budget: max(1, budget // sum(a + b for a, b in shapes)),
-            "Rank 1 may cost more than there is: then it is 0.",
-        ),
-        (
-            lambda shapes, budget: min(64, budget // sum(a + b for a, b in shapes)),
-            "The budget may pay for more than that: don't stop at a fixed rank.",
-        ),
-        (
-            lambda shapes, budget: sum(a + b for a, b in shapes),
-            "That is the price of one unit of rank. How many of them does the budget pay for?",
+            lambda text, share: (
+                text.split()[: len(text.split()) - int(share * len(text.split()))],
+                text.split()[len(text.split()) - int(share * len(text.split())) :],
+            ),
+            "Those are lists of words. Slice the text itself.",
         ),
     ],
-    praise="One unit of rank in q and v costs 3,072 numbers here, everywhere 13,824.",
+    praise="Whole files are better still: pages of one text resemble each other.",
 )
