@@ -24,7 +24,7 @@ from .data import create_planted_task, create_toy_dataset, digits
 from .layer import LinearWithLoRA, LoRALayer
 from .models import DigitClassifier, TinyGPT, shipped_adapter, windows
 from .texts import held_out, own_text, python_code, python_prose, split_by_file, tales, unicode_names
-from .training import History, accuracy, evaluate, memory_ledger, set_seed, train_model
+from .training import History, accuracy, default_loss, evaluate, memory_ledger, set_seed, train_model
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ __all__ = [
     "count_parameters",
     "create_planted_task",
     "create_toy_dataset",
+    "default_loss",
     "digits",
     "doctor",
     "evaluate",

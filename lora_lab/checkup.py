@@ -206,10 +206,13 @@ def _changed(patient):
     if patient.pretrained is None or patient.nested:
         return
     before = dict(patient.pretrained.named_parameters(remove_duplicate=False))
-    weights = {f"{name}.linear.weight": (name, layer) for name, layer in patient.layers.items()}
+    wrapped = {_joined(name, "linear"): name for name, layer in patient.layers.items()}
+    weights = {_joined(name, "linear", "weight"): (name, layer) for name, layer in patient.layers.items()}
+    halves = {id(half) for half in lora_parameters(patient.model).values()}
     for full_name, now in patient.model.named_parameters():
-        name = full_name.replace(".linear.", ".") if full_name.rsplit(".", 1)[0].endswith(".linear") else full_name
-        if ".lora." in full_name or patient.means(name):
+        owner, _, own = full_name.rpartition(".")
+        name = _joined(wrapped[owner], own) if owner in wrapped else full_name
+        if id(now) in halves or patient.means(name):
             continue
         if name not in before or before[name].shape != now.shape:
             yield f"{name} is not in the pretrained model in this shape; pass a copy of the same model"
@@ -218,6 +221,11 @@ def _changed(patient):
             yield _how_it_changed(layer_name, layer, weight_of(patient.pretrained.get_submodule(layer_name)))
         elif not torch.equal(now, before[name]):
             yield f"{name} has changed"
+
+
+def _joined(*names):
+    """A parameter's dotted name; the model itself is called "", and leaves no dot."""
+    return ".".join(filter(None, names))
 
 
 def _how_it_changed(name, layer, before):

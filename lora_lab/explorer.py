@@ -159,7 +159,7 @@ def _between_cells(work):
 
 
 def _start(choices, start):
-    """The index of each slider's first option; ValueError for a slider or a start that is not among the choices."""
+    """The index of the option at which each slider starts; ValueError for one that is not among the choices."""
     for name, options in choices.items():
         if not options:
             raise ValueError(f"the slider {name!r} has no options; give it a range or a list")

@@ -7,6 +7,7 @@ import base64
 import html
 import io
 from functools import wraps
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -174,7 +175,7 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
     described = described.replace("from nan to nan", "nowhere: it diverged")
     picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", width, height)
     axes = picture.subplots()
-    for marker, (name, ys) in zip(MARKERS * 3, lines.items(), strict=False):
+    for marker, (name, ys) in zip(cycle(MARKERS), lines.items(), strict=False):
         axes.plot(x, ys, marker=marker if markers else None, markevery=max(1, len(x) // 12), label=name)
     for name, level in (notes or {}).items():
         axes.axhline(level, **LEVEL)
@@ -291,10 +292,11 @@ def frontier(paths, title, xlabel, ylabel):
     )
     picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", width=7, height=3.6)
     axes = picture.subplots()
-    for marker, (name, path) in zip(MARKERS, paths.items(), strict=False):
+    for marker, (name, path) in zip(cycle(MARKERS), paths.items(), strict=False):
         dials, xs, ys = zip(*path, strict=True)
         (line,) = axes.plot(xs, ys, marker=marker, label=name)
-        for dial, x, y in path[len(dials) // 2 :: len(dials) // 2]:
+        half = max(1, len(dials) // 2)
+        for dial, x, y in path[half::half]:
             axes.annotate(f"{dial:g}", (x, y), (5, 5), textcoords="offset points", color=line.get_color(), fontsize=10)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title)
@@ -320,10 +322,11 @@ def bars(values, title, xlabel, alt):
 @styled
 def scatter(groups, title, xlabel, ylabel):
     """Points by two scores: ``{name: [(x, y), …]}``, one point for each seed."""
-    described = "; ".join(f"{name} near {points[0][0]:.1f} and {points[0][1]:.1f}" for name, points in groups.items())
+    centres = {name: torch.tensor(points).mean(0).tolist() for name, points in groups.items()}
+    described = "; ".join(f"{name} near {x:.1f} and {y:.1f}" for name, (x, y) in centres.items())
     picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", width=8, height=3.8)
     axes = picture.subplots()
-    for marker, (name, points) in zip(MARKERS * 3, groups.items(), strict=False):
+    for marker, (name, points) in zip(cycle(MARKERS), groups.items(), strict=False):
         axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title)

@@ -69,6 +69,11 @@ class TinyGPT(_Shipped):
 
     def forward(self, tokens):
         """(n, length) whole numbers → (n, length, 96)."""
+        if tokens.shape[1] > self.context:
+            raise ValueError(
+                f"a text of {tokens.shape[1]} characters is longer than the {self.context} that this model can look "
+                f"back on; cut it, as windows(text, length={self.context}) does"
+            )
         x = self.dropout(self.characters(tokens) + self.places.weight[: tokens.shape[1]])
         for block in self.blocks:
             x = block(x)
@@ -85,6 +90,8 @@ class TinyGPT(_Shipped):
         tokens = encode(prompt)
         for _ in range(length):
             logits = self(tokens[-self.context :][None].to(self.head.weight.device))[0, -1].cpu()
+            if not logits.isfinite().all():
+                raise ValueError("the model's outputs are NaN or infinite: its training diverged; start anew, lower lr")
             chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)
             tokens = torch.cat([tokens, chosen])
         return decode(tokens)
@@ -140,8 +147,8 @@ def encode(text):
     if foreign:
         raise ValueError(
             f"TinyGPT knows newlines and printable ASCII only, and this text has {foreign[0]!r}"
-            + f" and {len(foreign) - 1} others" * (len(foreign) > 1)
-            + "; replace them, or drop them with text.encode('ascii', 'ignore').decode()"
+            + f" and {len(foreign) - 1} other{'s' * (len(foreign) > 2)}" * (len(foreign) > 1)
+            + "; clean it with own_text(text)"
         )
     return torch.tensor([NUMBERS[character] for character in text], dtype=torch.long)
 
@@ -154,8 +161,13 @@ def decode(tokens):
 def windows(text, length=128, n=None, seed=0):
     """Pieces of a text to learn from: X (n, length), and y (n, length), which is one character further on.
 
-    ``n`` of them, from places drawn by ``seed``, or with None the whole text piece after piece.
+    ``n`` of them, from places drawn by ``seed``, or with None the whole text piece after piece, less a rest too short.
     """
+    for name, number in (("length", length), ("n", n)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise ValueError(f"{name}={number!r} is not a whole number from 1 up")
+    if not isinstance(text, str):
+        raise TypeError(f"the text is a {type(text).__name__}, not a string; split_by_file joins a dictionary of texts")
     tokens = encode(text)
     if len(tokens) <= length:
         raise ValueError(f"the text has {len(tokens)} characters, but one piece takes {length} + 1; give a longer text")

@@ -2,6 +2,7 @@
 
 import textwrap
 from functools import cache
+from itertools import cycle
 
 import torch
 
@@ -20,7 +21,7 @@ def rank_explorer(images):
     picture = figure("", width=10, height=3.1)
     *panels, chart = picture.subplots(1, len(images) + 1, width_ratios=[1] * len(images) + [1.35])
     moving, errors = {}, {}
-    for axes, marker, (name, image) in zip(panels, MARKERS, images.items(), strict=False):
+    for axes, marker, (name, image) in zip(panels, cycle(MARKERS), images.items(), strict=False):
         shown = axes.imshow(image, cmap="gray", vmin=image.quantile(0.01).item(), vmax=image.quantile(0.99).item())
         axes.set(xticks=[], yticks=[], title=name)
         axes.grid(False)
@@ -47,7 +48,7 @@ def rank_explorer(images):
             f"{errors[name][rank - 1]:.0f} percent for {name}" for name in images
         )
 
-    return Explorer(picture, update, alt, rank=range(1, smallest + 1), start={"rank": 4})
+    return Explorer(picture, update, alt, rank=range(1, smallest + 1), start={"rank": min(4, smallest)})
 
 
 @styled
@@ -84,14 +85,15 @@ def training_explorer(task, ranks=None, steps=100):
         rank=ranks or range(1, min(task.delta.shape) + 1),
         alpha=[1, 2, 4, 8, 16, 32],
         lr=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3],
-        start={"rank": 1, "alpha": 4, "lr": 0.03},
+        start={"alpha": 4, "lr": 0.03},
         labels={"lr": "learning rate"},
     )
 
 
 @styled
-def scaling_explorer(ranks=(1, 2, 4, 8, 16, 32, 64, 128, 256)):
+def scaling_explorer():
     """The three conventions for the scale s, side by side: what each makes of alpha when the rank changes."""
+    ranks = [1, 2, 4, 8, 16, 32, 64, 128, 256]
     picture = figure("", width=8, height=3.4)
     chart = picture.subplots()
     moving = {}
@@ -157,7 +159,7 @@ def grid_explorer(runs, floor=None):
 
 
 def _new_and_old(chart, xs, xlabel, new, old, ylabel="right on test digits, %", ylim=(-3, 103)):
-    """Two curves over ``xs``, how well a new and the old task go, each with a large marker at one place.
+    """Two curves over ``xs``, a score on a new and on the old task, each with a large marker at one place.
 
     Returns the artists and ``move(curves, x, scores)``, which sets both curves and both markers.
     """
@@ -279,7 +281,8 @@ def strength_explorer(model, adapters, tasks, base="upright"):
 def writing_explorer(written, losses):
     """What adapters write from one prompt at each strength: ``{(adapter, strength): text}``, leaf through it.
 
-    ``losses`` is ``{(adapter, strength): (on the adapter's own kind of text, on the old prose)}``.
+    ``losses`` is ``{(adapter, strength): (on the adapter's own kind of text, on the old prose)}``. Nine lines of a text
+    are shown.
     """
     adapters, dial = (list(dict.fromkeys(key[i] for key in written)) for i in (0, 1))
     picture = figure("", width=10, height=3.6)
@@ -308,15 +311,16 @@ def writing_explorer(written, losses):
             f"on the old prose. It writes: {' '.join(written[adapter, strength].split())}"
         )
 
-    return Explorer(picture, update, alt, adapter=adapters, strength=dial, start={"strength": 1.0})
+    full = min(dial, key=lambda strength: abs(strength - 1))
+    return Explorer(picture, update, alt, adapter=adapters, strength=dial, start={"strength": full})
 
 
 @styled
 def similarity_explorer(maps, width, first, second):
     """How much of one adapter's directions lies among another's: ``{layer: φ}``, as ``subspace_similarity`` gives it.
 
-    The directions live in a space of ``width`` dimensions, which says what chance alone would give. ``first`` and
-    ``second`` are the adapters' names.
+    All maps have one shape. The directions live in a space of ``width`` dimensions, which says what chance alone would
+    give. ``first`` and ``second`` are the adapters' names.
     """
     rows, columns = next(iter(maps.values())).shape
     picture = figure("", width=10, height=3.8)

@@ -8,17 +8,21 @@ import unicodedata
 import zlib
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 
 @cache
-def python_prose(only=None):
+def python_prose():
     """English from the running Python: ``{source: text}``, the language reference's topics and every docstring.
 
     A paragraph that stands in several of them is kept where it comes first, so what is held out is new.
-    With ``only``, a tuple of names, those alone are read, which is quick.
     """
+    return MappingProxyType(_prose())
+
+
+def _prose(only=None):
     from pydoc_data.topics import topics
 
     texts = {} if only else {f"topic {name}": _printable(text) for name, text in topics.items()}
@@ -35,11 +39,12 @@ def python_prose(only=None):
 
 
 @cache
-def python_code(only=None):
-    """The code of the running Python's own library: ``{file: code}``, docstrings and comments dropped.
+def python_code():
+    """The code of the running Python's own library: ``{file: code}``, docstrings and comments dropped."""
+    return MappingProxyType(_code())
 
-    With ``only``, a tuple of names, those alone are read, which is quick.
-    """
+
+def _code(only=None):
     code = {name: ast.unparse(_WithoutDocstrings().visit(tree)) for name, tree in _standard_library(only)}
     return {name: _printable(text) for name, text in code.items() if text}
 
@@ -55,17 +60,17 @@ def unicode_names():
     for start in range(0, 0x110000, 256):
         names = [unicodedata.ucd_3_2_0.name(chr(point), "") for point in range(start, start + 256)]
         texts[f"U+{start:04X}"] = "".join(f"{name}\n" for name in names if name and not name.startswith(numbered))
-    return {block: names for block, names in texts.items() if names}
+    return MappingProxyType({block: names for block, names in texts.items() if names})
 
 
 @cache
-def tales(n=2000):
+def tales():
     """Short fairy tales by our own small grammar, the same ones always: ``{"tale 1": text, …}``.
 
     Who is in a tale, and what was lost, stays the same to its end; everything else is drawn by lot.
     """
     random = torch.Generator().manual_seed(0)
-    return {f"tale {i + 1}": _tale(random) for i in range(n)}
+    return MappingProxyType({f"tale {i + 1}": _tale(random) for i in range(2000)})
 
 
 # A tale is a pattern for each of its parts; what stands in braces is drawn once for the whole tale.
@@ -114,13 +119,13 @@ def _tale(random):
 def own_text(source, shortest=500, longest=200_000):
     """Your own text as TinyGPT can read it. ``source`` is the text itself or a file: a Path, or its name as a string.
 
-    Accents are dropped, curly quotes and long dashes become plain ones, and what is then neither a newline nor
-    printable ASCII is left out. A text longer than ``longest`` is cut. What was left out or cut is printed.
+    Accents are dropped, curly quotes, long dashes and letters such as ß become plain ones, and what is then neither a
+    newline nor printable ASCII is left out. A text longer than ``longest`` is cut. What was left out or cut is printed.
     """
-    text = _read(Path(source)) if _means_file(source) else source
+    text = _read(Path(source).expanduser()) if _means_file(source) else source
     if not isinstance(text, str):
         raise TypeError(f"a text is a string or a Path, not a {type(text).__name__}")
-    text = unicodedata.normalize("NFKD", text.translate(_PLAIN)).expandtabs(4).strip()
+    text = "\n".join(unicodedata.normalize("NFKD", text).translate(_PLAIN).splitlines()).expandtabs(4).strip()
     text = "".join(character for character in text if not unicodedata.combining(character))
     plain = _printable(text)
     left_out, plain = len(text) - len(plain), plain.strip()
@@ -131,7 +136,8 @@ def own_text(source, shortest=500, longest=200_000):
         )
     if len(plain) < shortest:
         raise ValueError(
-            f"{len(plain):,} characters are too few to learn from; give at least {shortest:,}, better 20,000"
+            f"{len(plain):,} characters are too few to learn from; give at least {shortest:,}, better 20,000, or the "
+            "Path of a file"
         )
     notes = [f"{min(len(plain), longest):,} characters"]
     if len(plain) > longest:
@@ -148,6 +154,8 @@ def split_by_file(texts, validation=False):
     The names decide which, by their checksum, so it is the same files everywhere. Joined by blank lines. With
     ``validation`` another tenth is kept for choosing settings: ``(train, validation, test)``.
     """
+    if not hasattr(texts, "items"):
+        raise TypeError(f"texts are a dictionary, {{name: text}}, not a {type(texts).__name__}; one text has no files")
     parts = [[], [], []]
     for name, text in texts.items():
         tenth = zlib.crc32(name.encode()) % 10
@@ -163,8 +171,9 @@ def held_out(kind):
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(map(repr, KINDS))}")
-    texts = KINDS[kind](_STEADY[kind]) if kind in _STEADY else KINDS[kind]()
-    return split_by_file(texts)[1]
+    # Reading five files takes a moment, reading the library takes seconds.
+    quick = {"prose": lambda: _prose(_STEADY["prose"]), "code": lambda: _code(_STEADY["code"])}
+    return split_by_file(quick.get(kind, KINDS[kind])())[1]
 
 
 KINDS = {"prose": python_prose, "code": python_code, "names": unicode_names, "tales": tales}
@@ -177,17 +186,23 @@ _STEADY = {
 }
 
 
-# What typography has beyond ASCII, and line ends of two characters, as plain ones.
+# What typography and some languages have beyond ASCII, as plain characters.
 _PLAIN = str.maketrans(
-    {**dict.fromkeys("‘’‚", "'"), **dict.fromkeys("“”„«»", '"'), **dict.fromkeys("–—−", "-"), "\r": ""}
+    {
+        **dict.fromkeys("‘’‚‹›", "'"),
+        **dict.fromkeys("“”„«»", '"'),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+        **{"⁄": "/", "ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d"},
+        **{"Æ": "Ae", "Œ": "Oe", "Ø": "O", "Ł": "L", "Đ": "D"},
+    }
 )
 
 
 def _means_file(source):
     if not isinstance(source, str):
         return isinstance(source, os.PathLike)
-    one_line = len(source) < 250 and source.isprintable()
-    return one_line and bool(re.search(r"\.\w{1,5}$", source) or Path(source).is_file())
+    one_line = 0 < len(source.encode()) < 250 and source.isprintable()  # longer names are no names
+    return one_line and bool(re.search(r"\.\w{1,5}$", source) or Path(source).expanduser().exists())
 
 
 def _read(path):

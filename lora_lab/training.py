@@ -24,10 +24,11 @@ class History:
     stopped: str = ""
 
     def __repr__(self):
-        parts = [f"{len(self.train)} epochs"]
+        parts = [f"{len(self.train)} epoch{'s' * (len(self.train) != 1)}"]
         for name, losses in (("training", self.train), ("validation", self.val)):
             if losses:
-                parts.append(f"{name} loss {losses[0]:.3f} → {losses[-1]:.3f}")
+                first = f"{losses[0]:.3f} → " * (len(losses) > 1)
+                parts.append(f"{name} loss {first}{losses[-1]:.3f}")
         return f"History({', '.join(parts + [self.stopped] * bool(self.stopped))})"
 
 
@@ -54,7 +55,7 @@ def train_model(
     device, loss = parameters[0].device, loss or default_loss
     X, y, shuffle = X.to(device), y.to(device), torch.Generator().manual_seed(seed)
     stepper = (optimizer or _adam)(parameters, lr=lr)
-    history, start = History(), time.perf_counter()
+    history, start, taken = History(), time.perf_counter(), 0
     try:
         step = min(batch_size or len(X), len(X))
         steps = epochs * math.ceil(len(X) / step)
@@ -62,16 +63,18 @@ def train_model(
             for _ in range(epochs):
                 total = 0.0
                 for batch in _batches(len(X), batch_size, shuffle):
-                    total += _step(model, X[batch], y[batch], loss, stepper) * len(X[batch])
+                    number = _step(model, X[batch], y[batch], loss, stepper)
+                    total += number * len(X[batch])
+                    taken += 1
+                    bar.set_postfix_str(f"loss {number:.3g}", refresh=False)
                     bar.update()
                 history.train.append(total / len(X))
-                bar.set_postfix_str(f"loss {history.train[-1]:.3g}", refresh=False)
                 if val is not None:
                     history.val.append(evaluate(model, *val, loss=loss))
     except KeyboardInterrupt:
         history.stopped = f"stopped by hand in epoch {len(history.train) + 1}"
     except FloatingPointError as error:
-        history.stopped = f"stopped in epoch {len(history.train) + 1}: {error}, {_likely_cause(X, y, history, lr)}"
+        history.stopped = f"stopped in epoch {len(history.train) + 1}: {error}, {_likely_cause(X, y, taken, lr)}"
         if progress:
             print(history.stopped)
     finally:
@@ -171,11 +174,11 @@ def _batches(n, batch_size, shuffle):
     return torch.randperm(n, generator=shuffle).split(batch_size)
 
 
-def _likely_cause(X, y, history, lr):
+def _likely_cause(X, y, taken, lr):
     for name, tensor in (("X", X), ("y", y)):
         if not tensor.isfinite().all():
             return f"because {name} contains NaN or infinity"
-    if not history.train:
+    if not taken:
         return "from the first step on, so the model's own weights are the likely cause"
     return f"most likely because lr={lr:g} is too high: try {lr / 10:g} on a fresh model"
 
@@ -193,7 +196,8 @@ def _progress_bar(steps, progress):
 def _threads_for(model, n):
     """One thread for small work, judged by the multiplications that ``n`` examples take; a piece of text counts as one.
 
-    Two threads gain nothing there, cost much where they share the processor with a browser, and round differently.
+    Two threads gain little there, cost much where they share the processor with a browser (a training of TinyGPT took
+    ten times as long), and round differently.
     """
     before = torch.get_num_threads()
     if n * sum(p.numel() for p in model.parameters()) < 200e6:

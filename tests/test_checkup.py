@@ -292,6 +292,39 @@ def test_batch_norm_and_dropout_do_not_make_a_fresh_lora_look_changed():
     assert torch.equal(pretrained[1].running_mean, mean)
 
 
+class WithLinear(nn.Module):
+    """A model that has a plain layer called "linear", and its own way of naming things."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.head = nn.ModuleDict({"linear": nn.Linear(4, 2)})
+
+    def forward(self, x):
+        return self.head["linear"](self.fc(x))
+
+
+def test_a_plain_layer_called_linear_is_no_illness():
+    pretrained = WithLinear()
+    model = copy.deepcopy(pretrained)
+    replace_linear_with_lora(model, 2, targets="fc")
+    X, y = torch.randn(8, 4), torch.randn(8, 2)
+    assert not doctor(model, X, y, pretrained).problems
+    with torch.no_grad():
+        model.head["linear"].weight.add_(1)
+    assert "head.linear.weight has changed" in str(doctor(model, X, y, pretrained).problems)
+
+
+def test_a_model_that_is_itself_one_adapted_layer_is_a_case_like_others():
+    pretrained = nn.Linear(4, 2)
+    model = LinearWithLoRA(copy.deepcopy(pretrained), 2)
+    X, y = torch.randn(8, 4), torch.randn(8, 2)
+    assert not doctor(model, X, y, pretrained).problems
+    with torch.no_grad():
+        model.linear.weight.add_(torch.randn(2, 4))
+    assert doctor(model, X, y, pretrained).problems
+
+
 def test_a_model_without_lora_is_no_case_for_the_doctor():
     model, X, y = own_model()
     with pytest.raises(ValueError, match="no LoRA layers"):

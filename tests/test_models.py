@@ -45,7 +45,7 @@ def test_every_character_has_a_number_and_comes_back():
 
 
 def test_a_character_that_tinygpt_does_not_know_is_named():
-    with pytest.raises(ValueError, match=r"'é' and 1 others; .*ascii"):
+    with pytest.raises(ValueError, match=r"'é' and 1 other; clean it with own_text"):
         encode("café – so")
 
 
@@ -81,6 +81,31 @@ def test_windows_are_drawn_by_their_seed_and_each_stays_inside_the_text():
     X, y = windows(text, length=98, n=50, seed=1)
     assert X.shape == y.shape == (50, 98) and {decode(row)[0] for row in X} == {ALPHABET[0], ALPHABET[1]}
     assert torch.equal(X, windows(text, 98, 50, seed=1)[0]) and not torch.equal(X, windows(text, 98, 50, seed=2)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("abcdef", {"length": 0}, "length=0 is not a whole number from 1 up"),
+        ("abcdef", {"length": 3, "n": 1.5}, "n=1.5 is not"),
+        ({"file": "abc"}, {}, "a dict, not a string; split_by_file joins"),
+    ],
+)
+def test_windows_refuse_what_they_cant_be_cut_from(text, options, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        windows(text, **options)
+
+
+def test_a_text_longer_than_the_context_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"20 characters is longer than the 12 .* windows\(text, length=12\)"):
+        small_gpt()(torch.zeros(1, 20, dtype=torch.long))
+
+
+def test_a_model_that_diverged_says_so_when_it_should_write():
+    model = small_gpt()
+    torch.nn.init.constant_(model.head.weight, float("nan"))
+    with pytest.raises(ValueError, match="its training diverged"):
+        model.write("a")
 
 
 def test_a_text_too_short_for_one_window_is_refused():

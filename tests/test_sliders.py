@@ -127,6 +127,21 @@ def test_drawing_only_what_moved_gives_the_picture_that_drawing_everything_gives
     assert sum(value > 60 for value in difference.get_flattened_data()) < 0.01 * quick.width * quick.height
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rank_explorer({f"picture {i}": torch.randn(3, 3) for i in range(2)}),
+        lambda: training_explorer(create_planted_task(32, 8, 8), ranks=range(2, 4), steps=2),
+        lambda: writing_explorer(
+            {("tales", 0): "a", ("tales", 0.5): "b"}, {("tales", 0): (1, 2), ("tales", 0.5): (2, 1)}
+        ),
+    ],
+    ids=["small", "no rank 1", "no full strength"],
+)
+def test_an_explorer_starts_where_there_is_a_position(make):
+    assert make().values
+
+
 def test_the_digits_still_misread_are_counted_and_shown():
     explorer = digits_explorer(digit_runs(), digit_tasks())
     frames = [explorer._frame([0, rank]) for rank in range(3)]

@@ -62,6 +62,17 @@ def test_what_is_held_out_is_in_no_training_text_and_long_enough_to_measure_on(k
     assert not any(piece in train for piece in pieces if len(piece) > 300)
 
 
+def test_a_corpus_cant_be_changed_by_whoever_reads_it():
+    for corpus in KINDS.values():
+        with pytest.raises(TypeError):
+            corpus()["new"] = "text"
+
+
+def test_only_a_dictionary_can_be_split_by_file():
+    with pytest.raises(TypeError, match="not a str; one text has no files"):
+        split_by_file("a text")
+
+
 def test_an_unknown_kind_of_text_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="kind='poems' is unknown; choose one of 'prose', 'code', 'names', 'tales'"):
         held_out("poems")
@@ -82,8 +93,8 @@ def test_a_file_is_read_by_its_name_or_its_path(tmp_path, monkeypatch):
 
 
 def test_accents_quotes_dashes_and_line_ends_become_plain_and_the_rest_is_counted(capsys):
-    text = own_text("“Café” – ’naïve’\r\n\t\N{PARTY POPPER}ß" * 50)
-    assert text.startswith('"Cafe" - \'naive\'\n    "Cafe') and set(text) <= set(ALPHABET)
+    text = own_text("“Café” – ’naïve’\r\n\t\N{PARTY POPPER}½ßж" * 50)
+    assert text.startswith('"Cafe" - \'naive\'\n    1/2ss"Cafe') and set(text) <= set(ALPHABET)
     assert "100 left out" in capsys.readouterr().out
 
 
@@ -101,10 +112,12 @@ def test_a_long_text_is_cut_and_says_so(capsys):
         (Path("diary"), FileNotFoundError, "check the name and the folder"),
         (Path("."), ValueError, "is a folder; name one file in it"),
         ("Привет, мир! " * 100, ValueError, "of 1,299 characters only 399 .* Latin letters"),
+        ("ж" * 200, ValueError, "of 200 characters only 0"),
+        ("~/no such folder/diary.txt", FileNotFoundError, "no such folder"),
         (b"bytes", TypeError, "a text is a string or a Path, not a bytes"),
         (None, TypeError, "not a NoneType"),
     ],
-    ids=["short", "empty", "no file", "no path", "folder", "letters", "bytes", "nothing"],
+    ids=["short", "empty", "no file", "no path", "folder", "letters", "short letters", "home", "bytes", "nothing"],
 )
 def test_what_cant_be_learned_from_is_refused_with_the_way_out(source, error, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -27,6 +27,18 @@ def task():
     return create_planted_task()
 
 
+def test_a_rate_too_high_is_named_even_in_the_first_epoch():
+    task = create_planted_task(64)
+    history = train_model(nn.Linear(64, 10), task.X, task.y, 1, lr=1e30, batch_size=16, progress=False)
+    assert "lr=1e+30 is too high" in history.stopped and "epoch 1" in history.stopped
+
+
+def test_one_epoch_reads_as_one():
+    task = create_planted_task(64)
+    history = train_model(nn.Linear(64, 10), task.X, task.y, 1, progress=False)
+    assert repr(history) == f"History(1 epoch, training loss {history.train[0]:.3f})"
+
+
 def test_the_notes_call_works_as_the_notes_write_it():
     X, y = create_toy_dataset(n_samples=1000)
     model = LoRALayer(64, 10, rank=4)
