@@ -1,11 +1,16 @@
 """What the tests share: a small model, a way to make an adapter speak, and a way to see that nothing changed."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
 from torch import nn
 
 from lora_lab import lora_layers, set_seed
+
+# The kernels that run the notebooks inherit this. Whether a progress bar appears depends on the machine's speed.
+os.environ["TQDM_DISABLE"] = "1"
 
 # The same examples in every run, and no verdict on how long they take.
 settings.register_profile("course", deadline=None, derandomize=True)
