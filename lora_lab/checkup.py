@@ -46,8 +46,9 @@ class _Patient:
         self.pretrained, self.optimizer, self.trained, self.learns = pretrained, optimizer, trained, learns
         self.nested = [name for name, layer in self.layers.items() if isinstance(layer.linear, LinearWithLoRA)]
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        halves = set(map(id, lora_parameters(model).values()))
-        self.others = [name for name, p in self.trainable.items() if id(p) not in halves and not self.means(name)]
+        self.halves = set(map(id, lora_parameters(model).values()))
+        self.wrapped = {_joined(name, "linear"): (name, layer) for name, layer in self.layers.items()}
+        self.others = [name for name, p in self.trainable.items() if id(p) not in self.halves and not self.means(name)]
         if pretrained is not None and any(isinstance(module, LinearWithLoRA) for module in pretrained.modules()):
             raise ValueError("pretrained has LoRA in it; pass a copy that was made before: copy.deepcopy(model)")
 
@@ -138,7 +139,7 @@ def _frozen(patient):
 
 
 def _others_learn(patient):
-    inside = [name for name in patient.others if ".linear." in f".{name}"]
+    inside = [name for name in patient.others if name.rpartition(".")[0] in patient.wrapped]
     if inside:
         yield f"also learns: {listed(inside)}, in layers that LoRA should leave as they were; freeze all of them"
     outside = [name for name in patient.others if name not in inside]
@@ -206,18 +207,15 @@ def _changed(patient):
     if patient.pretrained is None or patient.nested:
         return
     before = dict(patient.pretrained.named_parameters(remove_duplicate=False))
-    wrapped = {_joined(name, "linear"): name for name, layer in patient.layers.items()}
-    weights = {_joined(name, "linear", "weight"): (name, layer) for name, layer in patient.layers.items()}
-    halves = {id(half) for half in lora_parameters(patient.model).values()}
     for full_name, now in patient.model.named_parameters():
         owner, _, own = full_name.rpartition(".")
-        name = _joined(wrapped[owner], own) if owner in wrapped else full_name
-        if id(now) in halves or patient.means(name):
+        layer_name, layer = patient.wrapped.get(owner, (owner, None))
+        name = _joined(layer_name, own)
+        if id(now) in patient.halves or patient.means(name):
             continue
         if name not in before or before[name].shape != now.shape:
             yield f"{name} is not in the pretrained model in this shape; pass a copy of the same model"
-        elif not torch.equal(now, before[name]) and full_name in weights:
-            layer_name, layer = weights[full_name]
+        elif not torch.equal(now, before[name]) and layer is not None and own == "weight":
             yield _how_it_changed(layer_name, layer, weight_of(patient.pretrained.get_submodule(layer_name)))
         elif not torch.equal(now, before[name]):
             yield f"{name} has changed"

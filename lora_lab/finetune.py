@@ -7,11 +7,10 @@ length each, to be compared: LoRA in several places and ranks, and full fine-tun
 import argparse
 import json
 
-import safetensors.torch
-
 from .adapt import replace_linear_with_lora
 from .adapter_file import save_adapter
 from .models import ADAPTERS, STUDY, TinyGPT, shipped_adapter, windows
+from .pretrain import save
 from .texts import KINDS, held_out, split_by_file, unicode_names
 from .training import evaluate, set_seed, train_model
 
@@ -70,10 +69,8 @@ def make_study(steps=300):
         print(f"{name}: {search[name]}")
     search["full"] = {lr: loss_at(None, None, lr) for lr in (1e-4, 3e-4, 1e-3, 3e-3)}
     model = train_on(train, lr=min(search["full"], key=search["full"].get), steps=steps)
-    weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-    safetensors.torch.save_file(weights, STUDY / "full.safetensors")
+    save(model, f"full fine-tuning: {search['full']}", STUDY / "full.safetensors")
     (STUDY / "search.json").write_text(json.dumps(search, indent=1))
-    print(f"full: {search['full']}")
 
 
 def main():

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch.nn import functional as F
 
 from .data import digits
 from .models import DigitClassifier, TinyGPT, encode
 from .texts import python_prose, split_by_file
-from .training import accuracy, mode, set_seed, train_model
+from .training import accuracy, default_loss, mode, set_seed, train_model
 
 CHECKPOINT = Path("tinygpt.checkpoint")
 SAVED_EVERY = 500  # steps
@@ -84,7 +83,7 @@ def _windows(tokens, n, length):
 
 def _loss(model, tokens):
     """What the model makes of each next character."""
-    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1).float(), tokens[:, 1:].flatten())
+    return default_loss(model(tokens[:, :-1]).float(), tokens[:, 1:])
 
 
 def _schedule(step, steps, warmup=200):
@@ -93,9 +92,9 @@ def _schedule(step, steps, warmup=200):
     return min(1, (step + 1) / warmup) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def save(model, note):
-    """Write a model's weights, in half precision, where ``pretrained`` finds them."""
-    file = model.weights_file()
+def save(model, note, file=None):
+    """Write a model's weights, in half precision, into a file, or else where ``pretrained`` finds them."""
+    file = file or model.weights_file()
     file.parent.mkdir(exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     file.write_bytes(safetensors.torch.save(weights, metadata={"trained": note}))

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "models": set(),
     "training": set(),
     "pretrain": {"data", "texts", "models", "training"},
-    "finetune": {"adapt", "adapter_file", "texts", "models", "training"},
+    "finetune": {"adapt", "adapter_file", "texts", "models", "pretrain", "training"},
     "figures": set(),
     "explorer": {"figures"},
     "sliders": {"layer", "adapt", "training", "figures", "explorer"},
