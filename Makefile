@@ -5,15 +5,23 @@
 # make picture    README's picture
 # make bench      what LoRA costs, ours beside PEFT's, loralib's and plain layers
 # Each prepares .venv first, once: it is made anew only when requirements.txt or pyproject.toml changes.
+#
+# make lab TORCH=cpu          on Linux without a GPU: PyTorch's own small build instead of gigabytes of CUDA
+# make lab PYTHON=python3.12  another Python than python3, from 3.11 to 3.14
 
 PYTHON ?= python3
+TORCH ?=
 BIN := .venv/bin
 READY := .venv/ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Where torch comes from; every other package comes from where pip gets packages.
+TORCH_FROM_cpu := --index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: lab test notebooks solutions bench picture
 
+# In a container one is root, which Jupyter refuses unless told that it is meant so. All else is as Jupyter has it.
 lab: $(READY)
-	$(BIN)/jupyter lab $(firstword $(sort $(wildcard notebooks/*.ipynb)) notebooks)
+	$(BIN)/jupyter lab --allow-root $(firstword $(sort $(wildcard notebooks/*.ipynb)) notebooks)
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -30,9 +38,16 @@ solutions: $(READY)
 picture: $(READY)
 	$(BIN)/python .github/picture.py
 
+# torch first and by itself: where one of its builds is asked for, no other package is looked for there. A torch that is
+# in .venv already stays.
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	    { echo "The course needs Python 3.11, 3.12 or 3.13. Name one that you have:  make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	    { echo "The course needs Python 3.11 to 3.14. Name one that you have:  make PYTHON=python3.12"; exit 1; }
+	@case "$(TORCH)" in ""|cpu) ;; \
+	    *) echo "TORCH=$(TORCH) is unknown: TORCH=cpu takes the small build, and without it pip chooses"; exit 1;; esac
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	@$(BIN)/python -c 'import torch' 2>/dev/null || \
+	    { set -x; $(PIP) $(TORCH_FROM_$(TORCH)) "$$(grep '^torch==' requirements.txt)"; }
+	grep -v '^torch==' requirements.txt > .venv/without_torch.txt
+	$(PIP) -r .venv/without_torch.txt -e .
 	@touch $(READY)

@@ -1,4 +1,6 @@
-"""What the tests share: a small model, a way to make an adapter speak, and a way to see that nothing changed."""
+"""What all tests share, the notebooks' too: quiet progress bars, a small model, a way to make an adapter speak, and a
+way to see that nothing changed.
+"""
 
 import os
 
