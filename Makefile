@@ -11,8 +11,9 @@
 
 PYTHON ?= python3
 TORCH ?=
-BIN := .venv/bin
-READY := .venv/ready
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Where torch comes from; every other package comes from where pip gets packages.
 TORCH_FROM_cpu := --index-url https://download.pytorch.org/whl/cpu
@@ -21,7 +22,7 @@ TORCH_FROM_cpu := --index-url https://download.pytorch.org/whl/cpu
 
 # In a container one is root, which Jupyter refuses unless told that it is meant so. All else is as Jupyter has it.
 lab: $(READY)
-	$(BIN)/jupyter lab --allow-root $(firstword $(sort $(wildcard notebooks/*.ipynb)) notebooks)
+	$(BIN)/jupyter lab --allow-root --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -45,9 +46,9 @@ $(READY): requirements.txt pyproject.toml
 	    { echo "The course needs Python 3.11 to 3.14. Name one that you have:  make PYTHON=python3.12"; exit 1; }
 	@case "$(TORCH)" in ""|cpu) ;; \
 	    *) echo "TORCH=$(TORCH) is unknown: TORCH=cpu takes the small build, and without it pip chooses"; exit 1;; esac
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || \
 	    { set -x; $(PIP) $(TORCH_FROM_$(TORCH)) "$$(grep '^torch==' requirements.txt)"; }
-	grep -v '^torch==' requirements.txt > .venv/without_torch.txt
-	$(PIP) -r .venv/without_torch.txt -e .
+	grep -v '^torch==' requirements.txt > $(VENV)/without_torch.txt
+	$(PIP) -r $(VENV)/without_torch.txt -e .
 	@touch $(READY)
