@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
-from conftest import SmallNet, assert_untouched, snapshot, speak
 from torch import nn
 
+from conftest import SmallNet, assert_untouched, snapshot, speak
 from lora_lab import (
     LinearWithLoRA,
     count_parameters,

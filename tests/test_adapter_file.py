@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
-from conftest import SmallNet, assert_untouched, snapshot, speak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import torch as safetensors
 from torch import nn
 
+from conftest import SmallNet, assert_untouched, snapshot, speak
 from lora_lab import (
     AdapterFileError,
     LinearWithLoRA,

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from conftest import speak
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conftest import speak
 from lora_lab import LinearWithLoRA, LoRALayer, set_seed, train_model
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2}

@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-from conftest import SmallNet, speak
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from conftest import SmallNet, speak
 from lora_lab import (
     AdapterFileError,
     load_adapter,
