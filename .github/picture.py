@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from lora_lab import create_planted_task
-from lora_lab.sliders import training_explorer
+from lora_lab.material import create_planted_task
+from lora_lab.pictures.sliders import training_explorer
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))

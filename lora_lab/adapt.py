@@ -1,31 +1,52 @@
 """LoRA into a model and out again: wrapping layers, merging, switching, and the numbers worth keeping."""
 
-import difflib
-import math
-import re
 from contextlib import contextmanager
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 
-from .layer import LinearWithLoRA, check_settings, weight_of
+from .checks import check_settings, finite_number, weight_of
+from .find import (
+    adapted_layers,
+    linear_layers,
+    listed,
+    lora_layers,
+    lora_parameters,
+    nearest,
+    owners,
+    plain_parameters,
+    select_layers,
+)
+from .layer import LinearWithLoRA
 
 
-def replace_linear_with_lora(model, rank, alpha=None, targets=None, exclude=(), scaling="alpha/r"):
+def replace_linear_with_lora(
+    model,
+    rank,
+    alpha=None,
+    targets=None,
+    exclude=(),
+    scaling="alpha/r",
+    dropout=0.0,
+    *,
+    dtype=None,
+    layer=LinearWithLoRA,
+):
     """Freeze a model and put LoRA beside its linear layers; return the names of the layers it wrapped.
 
     ``targets`` says which layers: names ("blocks.0.fc1"), dotted suffixes ("fc1") or regular expressions
     ("blocks.[01].*"), one or several; None means every linear layer. ``exclude`` takes the same and leaves layers out.
-    Either every named layer is wrapped or, on an error, the model stays as it was.
+    ``dtype`` is the precision of A and B where it is not the layer's own, ``layer`` the kind of LoRA, LinearWithLoRA
+    or a subclass. Either every named layer is wrapped or, on an error, the model stays as it was.
     """
     _refuse_adapted(model)
     names = select_layers(model, targets, exclude)
-    wrap_layers(model, {name: {"rank": rank, "alpha": alpha, "scaling": scaling} for name in names})
+    settings = {"rank": rank, "alpha": alpha, "scaling": scaling, "dropout": dropout, "dtype": dtype}
+    wrap_layers(model, dict.fromkeys(names, settings), layer=layer)
     return names
 
 
-def wrap_layers(model, settings, state=None):
+def wrap_layers(model, settings, state=None, layer=LinearWithLoRA):
     """Freeze a model and wrap the named layers, each with settings of its own: ``{"fc1": {"rank": 4, "alpha": 8}, …}``.
 
     ``state`` (as ``lora_state`` returns it) gives A (in, rank) and B (rank, out) to start from. Adapters that the model
@@ -37,18 +58,18 @@ def wrap_layers(model, settings, state=None):
             raise ValueError(f"{name!r} is no linear layer of this model; {nearest(name, layers)}")
         out_features, in_features = weight_of(layers[name]).shape
         try:
-            rank, _ = check_settings(in_features, out_features, **options)
+            rank, _, _ = check_settings(in_features, out_features, **options)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; or leave this layer out with exclude=[{name!r}]") from None
         shapes |= {f"{name}.A": (in_features, rank), f"{name}.B": (rank, out_features)}
     _refuse_tied(model, layers, settings)
     if state is not None:
         _check_state(state, shapes)
-    for name, module in _adapted(model).items():
+    for name, module in adapted_layers(model).items():
         model.set_submodule(name, module.linear)
     model.requires_grad_(False)
     for name, options in settings.items():
-        model.set_submodule(name, LinearWithLoRA(layers[name], **options))
+        model.set_submodule(name, layer(layers[name], **options))
     if state is not None:
         _copy_state(state, lora_parameters(model))
 
@@ -97,10 +118,9 @@ def set_strength(model, strength):
 
     The dial is a setting of the running model: it is not saved with the adapter.
     """
-    if isinstance(strength, bool) or not isinstance(strength, Real) or not math.isfinite(strength):
-        raise ValueError(f"strength={strength!r} is not a finite number; try 0 to 1.5")
+    strength = finite_number("strength", strength, "try 0 to 1.5")
     for layer in lora_layers(model).values():
-        layer.lora.strength = float(strength)
+        layer.lora.strength = strength
         _refresh(layer)
 
 
@@ -138,124 +158,26 @@ def count_parameters(model):
     return ParameterCount(sum(n for n, trainable in sizes if trainable), sum(n for n, _ in sizes))
 
 
-def lora_layers(model):
-    """The adapted layers by name: ``{"fc1": LinearWithLoRA, …}``. ValueError if there is none."""
-    layers = _adapted(model)
-    if not layers:
-        raise ValueError("this model has no LoRA layers; put them in with replace_linear_with_lora(model, rank, alpha)")
-    return layers
+def model_parts(model):
+    """A model's parameters by what they are: ``{"adapter": {name: parameter, …}, "head": {…}, "base": {…}}``.
 
-
-def lora_parameters(model):
-    """A and B of every adapted layer, by the names that ``lora_state`` gives them: the parameters themselves."""
-    layers = lora_layers(model).items()
-    pairs = [(f"{name}.{half}", getattr(layer.lora, half)) for name, layer in layers for half in "AB"]
-    return {key.removeprefix("."): parameter for key, parameter in pairs}
-
-
-def linear_layers(model):
-    """Every layer that LoRA can go into, or has gone into, by name: ``{"fc1": nn.Linear, …}``."""
-    layers, wrapped = {}, set()
-    for name, module in model.named_modules():
-        if isinstance(module, LinearWithLoRA):
-            layers[name] = module.linear
-            wrapped.add(module.linear)
-        elif module not in wrapped and not _why_not(module):
-            layers[name] = module
-    return layers
-
-
-def select_layers(model, targets=None, exclude=()):
-    """The names of the linear layers that ``targets`` picks and ``exclude`` does not, in the model's order."""
-    if not _why_not(model):
-        raise ValueError("the model is itself a linear layer; wrap it with LinearWithLoRA(model, rank, alpha)")
-    layers = linear_layers(model)
-    if not layers:
-        raise ValueError(f"this {type(model).__name__} has no linear layer that LoRA could go into")
-    chosen = set(layers) if targets is None else _matching(model, layers, targets, "target")
-    chosen -= _matching(model, layers, exclude, "exclude")
-    if not chosen:
-        raise ValueError(f"no layer is left to adapt: targets={targets!r} and exclude={exclude!r} cancel out")
-    return [name for name in layers if name in chosen]
-
-
-def is_called(name, short):
-    """Whether a module's dotted name is ``short``, or ends in it after a dot: "blocks.0.fc1" is called "fc1"."""
-    return name == short or name.endswith("." + short)
-
-
-def _matching(model, layers, patterns, role):
-    """The names of linear layers that the patterns mean; an error for each pattern that means none."""
-    chosen = set()
-    for pattern in [patterns] if isinstance(patterns, (str, re.Pattern)) else patterns:
-        named = {}
-        if isinstance(pattern, str):
-            named = {name: module for name, module in model.named_modules() if is_called(name, pattern)}
-        if named and role == "target":
-            _refuse_other_kinds(named, layers)
-        hits = set(named) & set(layers) or {name for name in layers if _fullmatch(pattern, name)}
-        if not hits:
-            raise ValueError(f"{role} {pattern!r} matches no linear layer; {nearest(pattern, layers)}")
-        chosen |= hits
-    return chosen
-
-
-def _fullmatch(pattern, name):
-    try:
-        return re.fullmatch(pattern, name)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is neither the name of a layer nor a regular expression: {error}") from None
-
-
-def nearest(pattern, layers):
-    """The end of an error message: the real names nearest to a pattern, or else the first few there are."""
-    endings = {".".join(name.split(".")[start:]) for name in layers for start in range(name.count(".") + 1)}
-    near = difflib.get_close_matches(str(pattern), sorted(endings), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {listed(layers)}"
-
-
-def listed(names, limit=5):
-    """A few names for a message, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _why_not(module):
-    """Why LoRA can't go into a module, or an empty string if it can."""
-    try:
-        weight_of(module)
-    except TypeError as error:
-        return str(error)
-    return ""
-
-
-def _refuse_other_kinds(modules, layers):
-    for name, module in modules.items():
-        if name not in layers:
-            inside = [layer for layer in layers if layer.startswith(name + ".")]
-            hint = f"; the linear layers in it are {listed(inside)}" if inside else ""
-            raise TypeError(f"{name}: {_why_not(module)}{hint}")
-
-
-def _adapted(model):
-    return {name: module for name, module in model.named_modules() if isinstance(module, LinearWithLoRA)}
+    The adapter is LoRA's own, the head whatever else learns (a new last layer, biases), the base what is frozen.
+    """
+    plain = plain_parameters(model)
+    return {
+        "adapter": lora_parameters(model) if adapted_layers(model) else {},
+        "head": {name: parameter for name, parameter in plain.items() if parameter.requires_grad},
+        "base": {name: parameter for name, parameter in plain.items() if not parameter.requires_grad},
+    }
 
 
 def _refuse_adapted(model):
-    adapted = _adapted(model)
+    adapted = adapted_layers(model)
     if adapted:
         raise ValueError(
             f"this model already has LoRA in {len(adapted)} layers ({listed(adapted)}); "
             "take it out with remove_lora(model) first, or load other values with load_lora_state"
         )
-
-
-def owners(model):
-    """Every name of each parameter, by the parameter's id: a tied weight has several."""
-    names = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return names
 
 
 def _refuse_tied(model, layers, names):

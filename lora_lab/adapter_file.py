@@ -13,8 +13,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from .adapt import is_called, linear_layers, lora_layers, nearest, wrap_layers
-from .layer import SCALINGS
+from .adapt import wrap_layers
+from .checks import SCALINGS
+from .find import is_called, linear_layers, lora_layers, nearest
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"

@@ -5,6 +5,8 @@ Every function takes matrices (m, n) as they come, floating point, on any device
 
 import torch
 
+from .checks import whole_number
+
 
 def spectrum(matrix):
     """The singular values of an (m, n) matrix, largest first: a tensor of shape (min(m, n),)."""
@@ -14,7 +16,7 @@ def spectrum(matrix):
 def low_rank_approximation(matrix, rank):
     """The (m, n) matrix of at most this rank that is nearest to ``matrix`` (m, n): the first terms of its SVD."""
     matrix = _matrix(matrix, "matrix")
-    _check_rank(rank, min(matrix.shape))
+    whole_number("rank", rank, 1, min(matrix.shape))
     U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
     return (U[:, :rank] * S[:rank]) @ Vh[:rank]
 
@@ -52,7 +54,7 @@ def amplification_factor(weight, delta, rank):
             f"weight is {tuple(weight.shape)} and delta {tuple(delta.shape)}, but they must agree; "
             "nn.Linear stores (out, in) and LoRALayer.delta() gives (in, out)"
         )
-    _check_rank(rank, min(delta.shape))
+    whole_number("rank", rank, 1, min(delta.shape))
     U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
     return (S.norm() / (U[:, :rank].T @ weight @ Vh[:rank].T).norm()).item()
 
@@ -70,8 +72,3 @@ def _matrix(matrix, name):
         raise ValueError(f"{name} must be a matrix, a floating-point tensor with two dimensions, not {found}")
     # The decompositions need float32 at least.
     return matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
-
-
-def _check_rank(rank, limit):
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= limit:
-        raise ValueError(f"rank={rank!r} does not fit; choose a whole number from 1 to {limit}")

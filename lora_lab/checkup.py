@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .adapt import count_parameters, is_called, listed, lora_layers, lora_parameters, owners
-from .layer import LinearWithLoRA, weight_of
+from .adapt import count_parameters
+from .checks import weight_of
+from .find import is_called, joined, listed, lora_layers, lora_parameters, owners
+from .layer import LinearWithLoRA
 from .training import default_loss, mode
 
 HEALTHY = """✓ none of the bugs looked for
@@ -47,7 +49,7 @@ class _Patient:
         self.nested = [name for name, layer in self.layers.items() if isinstance(layer.linear, LinearWithLoRA)]
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.halves = set(map(id, lora_parameters(model).values()))
-        self.wrapped = {_joined(name, "linear"): (name, layer) for name, layer in self.layers.items()}
+        self.wrapped = {joined(name, "linear"): (name, layer) for name, layer in self.layers.items()}
         self.others = [name for name, p in self.trainable.items() if id(p) not in self.halves and not self.means(name)]
         if pretrained is not None and any(isinstance(module, LinearWithLoRA) for module in pretrained.modules()):
             raise ValueError("pretrained has LoRA in it; pass a copy that was made before: copy.deepcopy(model)")
@@ -210,7 +212,7 @@ def _changed(patient):
     for full_name, now in patient.model.named_parameters():
         owner, _, own = full_name.rpartition(".")
         layer_name, layer = patient.wrapped.get(owner, (owner, None))
-        name = _joined(layer_name, own)
+        name = joined(layer_name, own)
         if id(now) in patient.halves or patient.means(name):
             continue
         if name not in before or before[name].shape != now.shape:
@@ -219,11 +221,6 @@ def _changed(patient):
             yield _how_it_changed(layer_name, layer, weight_of(patient.pretrained.get_submodule(layer_name)))
         elif not torch.equal(now, before[name]):
             yield f"{name} has changed"
-
-
-def _joined(*names):
-    """A parameter's dotted name; the model itself is called "", and leaves no dot."""
-    return ".".join(filter(None, names))
 
 
 def _how_it_changed(name, layer, before):

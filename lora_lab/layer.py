@@ -5,32 +5,28 @@ A linear layer computes ``y = x Wᵀ + b``. LoRA leaves W alone and learns ``ΔW
 """
 
 import math
-import operator
-from numbers import Real
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-# The three conventions in the wild for the scale s, each by its name.
-SCALINGS = {
-    "alpha/r": lambda alpha, rank: alpha / rank,
-    "alpha": lambda alpha, rank: alpha,
-    "alpha/sqrt(r)": lambda alpha, rank: alpha / math.sqrt(rank),
-}
+from .checks import SCALINGS, check_settings, weight_of
 
 
 class LoRALayer(nn.Module):
     """The update alone: ``x ↦ s · x A B``, from (…, in_features) to (…, out_features).
 
     A is uniform in ±1/√in_features and B is zero, so a new layer adds exactly nothing. ``alpha=None`` means
-    ``alpha = rank``, which makes the scale s equal to 1 under the usual convention "alpha/r".
+    ``alpha = rank``, which makes the scale s equal to 1 under the usual convention "alpha/r". In training, ``dropout``
+    is the share of x that the update does not see.
     """
 
-    def __init__(self, in_features, out_features, rank=4, alpha=None, scaling="alpha/r", *, device=None, dtype=None):
-        rank, alpha = check_settings(in_features, out_features, rank, alpha, scaling)
+    def __init__(
+        self, in_features, out_features, rank=4, alpha=None, scaling="alpha/r", dropout=0.0, *, device=None, dtype=None
+    ):
+        rank, alpha, dropout = check_settings(in_features, out_features, rank, alpha, scaling, dropout, dtype)
         super().__init__()
-        self.rank, self.alpha, self.scaling = rank, alpha, scaling
+        self.rank, self.alpha, self.scaling, self.dropout = rank, alpha, scaling, dropout
         self.strength = 1.0  # a dial for a trained update: 0 is the pretrained model, 1 the adapted one
         self.A = nn.Parameter(torch.empty(in_features, rank, device=device, dtype=dtype))
         self.B = nn.Parameter(torch.zeros(rank, out_features, device=device, dtype=dtype))
@@ -46,26 +42,33 @@ class LoRALayer(nn.Module):
         """The whole update ΔW = s · A B, of shape (in_features, out_features). Training never needs it."""
         return self.scale * (self.A @ self.B)
 
+    def seen(self, x):
+        """What the update sees of x (…, in_features): all of it but what dropout takes, in the precision of A."""
+        return F.dropout(x.to(self.A.dtype), self.dropout, self.training)
+
     def forward(self, x):
         """(…, in_features) → (…, out_features). Left to right, so that A B is never built."""
-        return self.scale * (x @ self.A @ self.B)
+        return self.scale * (self.seen(x) @ self.A @ self.B)
 
     def extra_repr(self):
         sizes = f"in_features={self.A.shape[0]}, out_features={self.B.shape[1]}"
-        return f"{sizes}, rank={self.rank}, alpha={self.alpha:g}, scaling={self.scaling!r}"
+        dropout = f", dropout={self.dropout:g}" if self.dropout else ""
+        return f"{sizes}, rank={self.rank}, alpha={self.alpha:g}, scaling={self.scaling!r}{dropout}"
 
 
 class LinearWithLoRA(nn.Module):
     """A pretrained linear layer, frozen, plus a LoRALayer: ``x ↦ linear(x) + s · x A B``.
 
     The layer is wrapped, not copied, and nothing ever writes to its weight. Shapes: (…, in_features) →
-    (…, out_features), as before.
+    (…, out_features), as before. ``dtype`` is the precision of A and B where it is not the layer's own. A variant of
+    LoRA is a subclass that has another ``adapted``, ``adapted_weight`` or ``adapter``.
     """
 
-    def __init__(self, linear, rank=4, alpha=None, scaling="alpha/r"):
+    def __init__(self, linear, rank=4, alpha=None, scaling="alpha/r", dropout=0.0, dtype=None):
         weight = weight_of(linear)
         out_features, in_features = weight.shape
-        lora = LoRALayer(in_features, out_features, rank, alpha, scaling, device=weight.device, dtype=weight.dtype)
+        sort = {"device": weight.device, "dtype": dtype or weight.dtype}
+        lora = LoRALayer(in_features, out_features, rank, alpha, scaling, dropout, **sort)
         super().__init__()
         self.linear = linear.requires_grad_(False)  # the bias too
         self.lora = lora
@@ -80,20 +83,32 @@ class LinearWithLoRA(nn.Module):
             return self.linear(x)
         if self.merged is not None:
             return F.linear(x, self.merged, self.linear.bias)
-        y = self.linear(x)
-        lora = self.lora
+        return self.adapted(x)
+
+    def adapted(self, x):
+        """(…, in_features) → (…, out_features), computed with W and the update separately."""
+        y, lora = self.linear(x), self.lora
+        if lora.A.dtype != y.dtype:
+            return (y + lora(x)).to(y.dtype)  # rounded once, at the end
         # addmm adds s · (x A) B to y in the same pass that computes it, but wants two dimensions.
-        flat_x, flat_y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        flat_x, flat_y = lora.seen(x).reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         return torch.addmm(flat_y, flat_x @ lora.A, lora.B, alpha=lora.scale).view(y.shape)
+
+    def adapted_weight(self):
+        """W + ΔWᵀ, (out_features, in_features), rounded once to W's precision."""
+        weight, lora = weight_of(self.linear), self.lora
+        precise = torch.promote_types(torch.promote_types(weight.dtype, lora.A.dtype), torch.float32)
+        total = torch.addmm(weight.T.to(precise), lora.A.to(precise), lora.B.to(precise), alpha=lora.scale)
+        return total.T.to(weight.dtype).contiguous()
+
+    def adapter(self):
+        """What is trained here, by name."""
+        return {"A": self.lora.A, "B": self.lora.B}
 
     def merge(self):
         """Build W + ΔWᵀ beside W, so that the update costs nothing from now on. Merging anew starts from W again."""
-        weight = weight_of(self.linear)
-        precise = torch.promote_types(weight.dtype, torch.float32)  # bfloat16 is rounded once, at the end
         with torch.no_grad():
-            lora = self.lora
-            delta = torch.addmm(weight.T.to(precise), lora.A.to(precise), lora.B.to(precise), alpha=lora.scale)
-            self.merged = delta.T.to(weight.dtype).contiguous()
+            self.merged = self.adapted_weight()
 
     def unmerge(self):
         """Compute with W and the update separately again. W was never touched, so it is the same to the bit."""
@@ -105,9 +120,10 @@ class LinearWithLoRA(nn.Module):
 
         For code that reaches past the forward pass, as torch's attention and transformer layers do.
         """
-        effective = weight_of(self.linear)
-        if self.enabled:
-            effective = effective + self.lora.delta().T if self.merged is None else self.merged
+        if not self.enabled:
+            effective = weight_of(self.linear)
+        else:
+            effective = self.adapted_weight() if self.merged is None else self.merged
         return effective if isinstance(self.linear, nn.Linear) else effective.T
 
     @property
@@ -122,41 +138,3 @@ class LinearWithLoRA(nn.Module):
     @property
     def out_features(self):
         return self.lora.B.shape[1]
-
-
-def weight_of(layer):
-    """A linear layer's weight, seen as (out_features, in_features); TypeError for a layer that can't be adapted.
-
-    GPT-2's Conv1D, a linear layer in spite of its name, stores its weight as (in_features, out_features).
-    """
-    kind = type(layer).__name__
-    if isinstance(layer, LinearWithLoRA):
-        raise TypeError("this layer already has LoRA; take it out with remove_lora(model) before adding another")
-    if isinstance(layer, nn.LazyLinear):
-        raise TypeError(f"{kind} does not know its size yet; send one batch through the model first")
-    if kind == "Conv1D" and hasattr(layer, "nf"):
-        return layer.weight.T
-    # A subclass with a forward pass of its own (a quantised layer, say) may not compute x Wᵀ + b at all.
-    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
-        return layer.weight
-    raise TypeError(f"a layer of type {kind} can't be adapted; LoRA goes into nn.Linear and transformers' Conv1D")
-
-
-def check_settings(in_features, out_features, rank=4, alpha=None, scaling="alpha/r"):
-    """Rank as an int and alpha as a float if they fit an in_features → out_features layer; else ValueError."""
-    limit = min(in_features, out_features)
-    try:
-        whole = operator.index(rank)
-    except TypeError:
-        raise ValueError(f"rank={rank!r} is not a whole number; choose 1 to {limit}") from None
-    if isinstance(rank, bool) or not 1 <= whole <= limit:
-        raise ValueError(
-            f"rank={rank!r} does not fit a {in_features}→{out_features} layer: choose 1 to {limit}, "
-            "the smaller of its two sides, beyond which a product A B has no more rank to give"
-        )
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling={scaling!r} is unknown; choose one of {', '.join(map(repr, SCALINGS))}")
-    alpha = whole if alpha is None else alpha
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha < math.inf:
-        raise ValueError(f"alpha={alpha!r} is not a positive number; leave it out for alpha = rank")
-    return whole, float(alpha)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 
+from .checks import positive_number, whole_number
+
 
 @dataclass(repr=False)
 class History:
@@ -85,16 +87,25 @@ def train_model(
 
 def evaluate(model, X, y, loss=None):
     """The model's mean loss on X (n, …) and y (n, …): a float, from evaluation mode and without gradients."""
-    device = next(model.parameters()).device
-    with torch.no_grad(), mode(False, model), _threads_for(model, len(X)):
-        return (loss or default_loss)(model(X.to(device)), y.to(device)).item()
+    loss, total = loss or default_loss, 0.0
+    for outputs, targets in _outputs(model, X, y):
+        total += loss(outputs, targets).item() * len(targets)
+    return total / len(X)
 
 
 def accuracy(model, X, y):
     """The share of examples X (n, …) whose largest output is at the right class y (n,): a float from 0 to 1."""
+    right = sum((outputs.argmax(-1) == targets).sum().item() for outputs, targets in _outputs(model, X, y))
+    return right / y.numel()
+
+
+def _outputs(model, X, y, piece=32_768):
+    """The model's outputs beside y, piece after piece of some ``piece`` numbers of X: a whole text would not fit."""
     device = next(model.parameters()).device
+    size = max(1, piece // max(1, X[:1].numel()))
     with torch.no_grad(), mode(False, model), _threads_for(model, len(X)):
-        return (model(X.to(device)).argmax(-1) == y.to(device)).float().mean().item()
+        for part, targets in zip(X.split(size), y.split(size), strict=True):
+            yield model(part.to(device)), targets.to(device)
 
 
 def memory_ledger(model, X, y, loss=None):
@@ -142,12 +153,10 @@ def default_loss(output, y):
 def _check_arguments(X, y, epochs, lr, batch_size):
     if len(X) != len(y) or len(X) == 0:
         raise ValueError(f"X has {len(X)} examples and y has {len(y)}; they must pair up, and there must be some")
-    if not isinstance(epochs, int) or epochs < 0:
-        raise ValueError(f"epochs={epochs!r} is not a whole number from 0 up")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr={lr!r} is not a positive number; try 0.01")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size={batch_size!r} is not a whole number from 1 up; None takes all examples at once")
+    whole_number("epochs", epochs, 0)
+    positive_number("lr", lr, "try 0.01")
+    if batch_size is not None:
+        whole_number("batch_size", batch_size, hint="None takes all examples at once")
 
 
 def _adam(parameters, lr):

@@ -31,9 +31,10 @@ SIZE = 96  # of each of the three matrices
 
 PREPARE = f"""import ipywidgets, psutil, torch
 import matplotlib.pyplot as plt
-from lora_lab import create_planted_task, set_seed
-from lora_lab.figures import MARKERS, STYLE
-from lora_lab.sliders import rank_explorer, training_explorer
+from lora_lab import set_seed
+from lora_lab.material import create_planted_task
+from lora_lab.pictures.figures import MARKERS, STYLE
+from lora_lab.pictures.sliders import rank_explorer, training_explorer
 
 set_seed(0)
 smooth = torch.randn({SIZE}, {SIZE}).cumsum(0).cumsum(1)
@@ -66,7 +67,7 @@ def draw(rank):
 ipywidgets.interact(draw, rank=ipywidgets.IntSlider(value=4, min=1, max=SIZE));""".replace("SIZE", str(SIZE))
 # Three adapters of a model of real size; what they hold does not matter here.
 STRENGTH = """from lora_lab import DigitClassifier, digits, lora_layers, lora_state, replace_linear_with_lora
-from lora_lab.sliders import digits_explorer, strength_explorer
+from lora_lab.pictures.sliders import digits_explorer, strength_explorer
 
 names = ["upright", "mirrored", "rotated", "inverted"]
 tasks = {name: digits(name, dtype=torch.float64) for name in names}
@@ -79,7 +80,7 @@ for name in names[1:]:
 DIGITS = """truth = tasks["upright"].y_test
 places = [(name, rank) for name in names[1:] for rank in range(2, 16)]
 runs = {(name, rank): ((truth + (torch.rand(450) < 1 / rank)) % 10, 0.5) for name, rank in places}"""
-WRITING = """from lora_lab.sliders import similarity_explorer, writing_explorer
+WRITING = """from lora_lab.pictures.sliders import similarity_explorer, writing_explorer
 
 dial = [i / 10 for i in range(16)]
 tale = "Once there was a clever goose who had lost a crooked kettle. " * 3

@@ -283,7 +283,7 @@ def twice_in_the_model():
 @pytest.mark.parametrize(
     ("model", "arguments", "error", "reason"),
     [
-        (SmallNet, {"rank": 0}, ValueError, r"fc1: rank=0 does not fit a 12→16 layer: choose 1 to 12"),
+        (SmallNet, {"rank": 0}, ValueError, r"fc1: rank=0 is not a whole number from 1 to 12; the layer is 12→16"),
         (SmallNet, {"rank": 8}, ValueError, r"head: rank=8 .* exclude=\['head'\]"),
         (SmallNet, {"rank": 2, "alpha": -1}, ValueError, r"alpha=-1 is not a positive number"),
         (SmallNet, {"rank": 2, "targets": ["fc1", "fc3"]}, ValueError, r"target 'fc3' matches no.*did you mean 'fc"),

@@ -142,7 +142,7 @@ DAMAGE = {
     "no rank": (lambda f: edit_config(f, r=None), "'r' is missing"),
     "rank a text": (lambda f: edit_config(f, r="3"), "rank='3' is not a whole number"),
     "another rank": (lambda f: edit_config(f, r=2), r"has shape \(.*3.*\), but this model and rank need \(.*2.*\)"),
-    "rank of zero": (lambda f: edit_config(f, r=0), "rank=0 does not fit"),
+    "rank of zero": (lambda f: edit_config(f, r=0), "rank=0 is not a whole number from 1 to 12"),
     "alpha infinite": (lambda f: edit_config(f, lora_alpha=float("inf")), "alpha=inf is not a positive number"),
     "pattern a list": (lambda f: edit_config(f, rank_pattern=[3]), r"'rank_pattern' is \[3\], not a dict"),
     "pattern no regex": (lambda f: edit_config(f, alpha_pattern={"(": 3}), r"missing \)"),

@@ -80,7 +80,7 @@ def test_bfloat16_is_decomposed_in_float32():
         (lambda: spectrum(torch.ones(3)), r"matrix must be a matrix.*torch.float32 \(3,\)"),
         (lambda: spectrum([[1.0]]), "not list"),
         (lambda: spectrum(torch.ones(3, 3, dtype=torch.int64)), "torch.int64"),
-        (lambda: low_rank_approximation(torch.ones(3, 5), 4), "rank=4 does not fit; choose a whole number from 1 to 3"),
+        (lambda: low_rank_approximation(torch.ones(3, 5), 4), "rank=4 is not a whole number from 1 to 3"),
         (lambda: low_rank_approximation(torch.ones(3, 5), 0), "rank=0"),
         (lambda: similarity(torch.ones(3, 2), torch.ones(4, 2)), r"first is \(3, 2\) and second \(4, 2\)"),
         (lambda: amplification_factor(torch.ones(3, 2), torch.ones(2, 3), 1), r"weight is \(3, 2\) and delta \(2, 3\)"),

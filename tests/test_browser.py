@@ -38,11 +38,11 @@ if not find_chromium() and not os.environ.get("CI"):
 expect.set_options(timeout=1000 * PATIENCE)
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {
-    "scaling": ["from lora_lab.sliders import scaling_explorer", "scaling_explorer()"],
+    "scaling": ["from lora_lab.pictures.sliders import scaling_explorer", "scaling_explorer()"],
     # A square that moves, and a list of every position that was drawn.
     "square": [
-        """from lora_lab.explorer import Explorer
-from lora_lab.figures import figure
+        """from lora_lab.pictures.explorer import Explorer
+from lora_lab.pictures.figures import figure
 
 picture = figure("", width=4, height=2)
 axes = picture.subplots()
@@ -64,7 +64,7 @@ def alt(x, y):
         "print(explorer.values)",
     ],
     "few": [
-        "from lora_lab.explorer import Explorer\nfrom lora_lab.figures import figure",
+        "from lora_lab.pictures.explorer import Explorer\nfrom lora_lab.pictures.figures import figure",
         """picture = figure("", width=4, height=2)
 (line,) = picture.subplots().plot([0, 1], [0, 1])
 
@@ -76,8 +76,9 @@ Explorer(picture, update, lambda end: f"A line up to {end}.", end=[0.25, 0.5, 1.
     ],
     "random": [
         """import torch
-from lora_lab import create_planted_task, set_seed
-from lora_lab.sliders import training_explorer""",
+from lora_lab import set_seed
+from lora_lab.material import create_planted_task
+from lora_lab.pictures.sliders import training_explorer""",
         "training_explorer(create_planted_task())",
         "set_seed(1)",
         "print(torch.rand(1).item())",

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lora_lab import create_planted_task, create_toy_dataset, digits, evaluate, spectrum
+from lora_lab import evaluate, spectrum
+from lora_lab.material import create_planted_task, create_toy_dataset, digits
 
 
 def test_the_notes_data_have_the_notes_shapes_and_are_the_same_every_time():
@@ -31,7 +32,7 @@ def test_the_planted_change_has_its_rank_and_is_all_that_the_pretrained_layer_la
 
 
 def test_a_planted_rank_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="rank=11 does not fit: choose 1 to 10"):
+    with pytest.raises(ValueError, match="rank=11 is not a whole number from 1 to 10"):
         create_planted_task(rank=11)
 
 

@@ -7,22 +7,11 @@ from itertools import product
 import pytest
 import torch
 
-from lora_lab import (
-    TinyGPT,
-    evaluate,
-    held_out,
-    load_adapter,
-    lora_layers,
-    replace_linear_with_lora,
-    save_adapter,
-    set_seed,
-    shipped_adapter,
-    tales,
-    train_model,
-    windows,
-)
-from lora_lab.finetune import CONTENDERS, PLACES, SEEDS, make_study, make_texts
-from lora_lab.models import ADAPTERS, STUDY
+from lora_lab import evaluate, load_adapter, lora_layers, replace_linear_with_lora, save_adapter, set_seed, train_model
+from lora_lab.material import TinyGPT, shipped_adapter, windows
+from lora_lab.material.finetune import CONTENDERS, PLACES, SEEDS, make_study, make_texts
+from lora_lab.material.models import ADAPTERS, STUDY
+from lora_lab.material.texts import held_out, tales
 
 
 def test_a_few_steps_lower_the_loss_on_a_text_and_leave_the_base_as_it_was_to_the_bit():
@@ -89,10 +78,10 @@ def test_the_script_that_makes_the_adapters_makes_them(tmp_path, monkeypatch, ca
         return model
 
     monkeypatch.setattr(TinyGPT, "pretrained", staticmethod(pretrained))
-    monkeypatch.setattr("lora_lab.finetune.shipped_adapter", lambda name: tmp_path / name)
-    monkeypatch.setattr("lora_lab.finetune.STUDY", tmp_path / "study")
-    monkeypatch.setattr("lora_lab.finetune.CONTENDERS", [("q-v", 2)])
-    monkeypatch.setattr("lora_lab.finetune.ADAPTERS", ["tales"])
+    monkeypatch.setattr("lora_lab.material.finetune.shipped_adapter", lambda name: tmp_path / name)
+    monkeypatch.setattr("lora_lab.material.finetune.STUDY", tmp_path / "study")
+    monkeypatch.setattr("lora_lab.material.finetune.CONTENDERS", [("q-v", 2)])
+    monkeypatch.setattr("lora_lab.material.finetune.ADAPTERS", ["tales"])
     make_texts(steps=6)
     make_study(steps=2)
     assert "tales: held out" in capsys.readouterr().out

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from lora_lab import DigitClassifier, TinyGPT, accuracy, digits, python_prose, split_by_file
-from lora_lab.models import ALPHABET, decode, encode, windows
-from lora_lab.pretrain import held_out_loss, pretrain_tinygpt, save
+from lora_lab import accuracy
+from lora_lab.material import DigitClassifier, TinyGPT, digits, pretrain
+from lora_lab.material.models import ALPHABET, decode, encode, windows
+from lora_lab.material.pretrain import held_out_loss, pretrain_tinygpt, save
+from lora_lab.material.texts import python_prose, split_by_file
 
 
 def small_gpt():
@@ -30,7 +32,7 @@ def test_the_shipped_tinygpt_is_as_large_as_it_says_and_small_to_ship():
 
 
 def test_saved_weights_come_back_in_half_precision(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lora_lab.models.WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr("lora_lab.material.models.WEIGHTS", tmp_path / "weights")
     torch.manual_seed(0)
     model = DigitClassifier()
     save(model, "a note")
@@ -115,9 +117,13 @@ def test_a_text_too_short_for_one_window_is_refused():
 
 def test_an_interrupted_pretraining_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     """Stopped after 2 of 4 steps and started again, it ends with the same weights as in one go."""
-    monkeypatch.setattr("lora_lab.pretrain.TinyGPT", lambda dropout: TinyGPT(16, 1, 2, context=16, dropout=dropout))
-    monkeypatch.setattr("lora_lab.pretrain.python_prose", lambda: {f"file {i}": "some prose " * 50 for i in range(30)})
-    monkeypatch.setattr("lora_lab.pretrain.SAVED_EVERY", 2)
+    monkeypatch.setattr(
+        "lora_lab.material.pretrain.TinyGPT", lambda dropout: TinyGPT(16, 1, 2, context=16, dropout=dropout)
+    )
+    monkeypatch.setattr(
+        "lora_lab.material.pretrain.python_prose", lambda: {f"file {i}": "some prose " * 50 for i in range(30)}
+    )
+    monkeypatch.setattr(pretrain, "SAVED_EVERY", 2)
 
     def stop(model, tokens):
         raise KeyboardInterrupt
@@ -125,7 +131,7 @@ def test_an_interrupted_pretraining_goes_on_as_if_nothing_had_happened(tmp_path,
     whole, note = pretrain_tinygpt(4, checkpoint=tmp_path / "one")
     assert "nats" in note
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
-        interrupted.setattr("lora_lab.pretrain.held_out_loss", stop)
+        interrupted.setattr("lora_lab.material.pretrain.held_out_loss", stop)
         pretrain_tinygpt(4, checkpoint=tmp_path / "two")
     resumed, _ = pretrain_tinygpt(4, checkpoint=tmp_path / "two")
     for name, value in whole.state_dict().items():

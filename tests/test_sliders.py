@@ -8,9 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
-from lora_lab import DigitClassifier, create_planted_task, digits, lora_layers, lora_state, replace_linear_with_lora
-from lora_lab.explorer import Explorer
-from lora_lab.figures import (
+from lora_lab import lora_layers, lora_state, replace_linear_with_lora
+from lora_lab.material import DigitClassifier, create_planted_task, digits
+from lora_lab.pictures.explorer import Explorer
+from lora_lab.pictures.figures import (
     COLOURS,
     bars,
     curves,
@@ -22,7 +23,7 @@ from lora_lab.figures import (
     mosaic,
     scatter,
 )
-from lora_lab.sliders import (
+from lora_lab.pictures.sliders import (
     digits_explorer,
     grid_explorer,
     rank_explorer,

@@ -5,9 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab import held_out, own_text, python_code, python_prose, split_by_file, tales, unicode_names
-from lora_lab.models import ALPHABET
-from lora_lab.texts import _STEADY, KINDS, _steady
+from lora_lab.material.models import ALPHABET
+from lora_lab.material.texts import (
+    _STEADY,
+    KINDS,
+    _steady,
+    held_out,
+    own_text,
+    python_code,
+    python_prose,
+    split_by_file,
+    tales,
+    unicode_names,
+)
 
 
 @pytest.mark.parametrize("corpus", [python_prose, python_code, unicode_names, tales])

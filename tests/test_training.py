@@ -7,12 +7,9 @@ import torch
 from torch import nn
 
 from lora_lab import (
-    History,
     LinearWithLoRA,
     LoRALayer,
     accuracy,
-    create_planted_task,
-    create_toy_dataset,
     evaluate,
     memory_ledger,
     merge_lora,
@@ -20,6 +17,8 @@ from lora_lab import (
     set_seed,
     train_model,
 )
+from lora_lab.material import create_planted_task, create_toy_dataset
+from lora_lab.training import History
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from functools import cache
 import torch
 from torch import nn
 
-from ..adapt import count_parameters, lora_disabled, lora_layers, replace_linear_with_lora
-from ..data import Split, digits
-from ..figures import loss_curves
+from ..adapt import count_parameters, lora_disabled, replace_linear_with_lora
+from ..find import lora_layers
 from ..layer import LinearWithLoRA, LoRALayer
-from ..models import DigitClassifier
+from ..material.data import Split, digits
+from ..material.models import DigitClassifier
+from ..pictures.figures import loss_curves
 from ..training import accuracy, default_loss, evaluate, train_model
 from .engine import Card
 

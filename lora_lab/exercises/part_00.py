@@ -1,6 +1,6 @@
 """The exercises of notebook 00."""
 
-from ..data import create_planted_task
+from ..material.data import create_planted_task
 from .engine import Exercise
 
 

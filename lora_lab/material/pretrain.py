@@ -1,6 +1,7 @@
-"""How the shipped weights were made: ``python -m lora_lab.pretrain digits`` (seconds) or ``… tinygpt`` (hours).
+"""How the shipped weights were made: ``python -m lora_lab.material.pretrain digits``, or ``… tinygpt``.
 
-Both need nothing but this package. An interrupted ``tinygpt`` goes on from its last checkpoint.
+The first takes seconds, the second hours. Both need nothing but this package. An interrupted ``tinygpt`` goes on from
+its last checkpoint.
 """
 
 import argparse
@@ -10,10 +11,10 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from ..training import accuracy, default_loss, mode, set_seed, train_model
 from .data import digits
 from .models import DigitClassifier, TinyGPT, encode
 from .texts import python_prose, split_by_file
-from .training import accuracy, default_loss, mode, set_seed, train_model
 
 CHECKPOINT = Path("tinygpt.checkpoint")
 SAVED_EVERY = 500  # steps
@@ -103,7 +104,7 @@ def save(model, note, file=None):
 
 def main():
     """What the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m lora_lab.pretrain", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lora_lab.material.pretrain", description=__doc__)
     parser.add_argument("model", choices=["digits", "tinygpt"])
     parser.add_argument("--steps", type=int, default=14000, help="how long to train TinyGPT")
     options = parser.parse_args()

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..checks import whole_number
+
 
 def create_toy_dataset(n_samples=1000, in_features=64, out_features=10, seed=0):
     """The source notes' data: X (n_samples, in_features) and y (n_samples, out_features), both plain noise.
@@ -40,8 +42,7 @@ def create_planted_task(n_samples=256, in_features=64, out_features=10, rank=2, 
     count equally: the pretrained layer's loss is about 1, each direction learned takes 1/rank of it away, and noise²
     is left.
     """
-    if not 1 <= rank <= min(in_features, out_features):
-        raise ValueError(f"rank={rank!r} does not fit: choose 1 to {min(in_features, out_features)}")
+    rank = whole_number("rank", rank, 1, min(in_features, out_features))
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape):

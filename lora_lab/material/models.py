@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..checks import positive_number, whole_number
+
 WEIGHTS = Path(__file__).parent / "weights"
 ADAPTERS = ("code", "names", "tales")
 STUDY = WEIGHTS / "study"  # adapters to compare with one another
@@ -21,7 +23,7 @@ class _Shipped(nn.Module):
 
     @classmethod
     def pretrained(cls):
-        """The model with the weights that ``python -m lora_lab.pretrain`` made, ready to use. Nothing is downloaded."""
+        """The model with the weights that ``lora_lab.material.pretrain`` made, ready to use. Nothing is downloaded."""
         model = cls()
         model.load_state_dict(safetensors.torch.load_file(cls.weights_file()))  # half precision becomes float32
         return model.eval()
@@ -84,8 +86,7 @@ class TinyGPT(_Shipped):
         """Go on from ``prompt`` by ``length`` characters and return both. A low temperature keeps to the likeliest."""
         if not prompt:
             raise ValueError("the prompt is empty; give at least one character to go on from, if only a newline")
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature!r} is not a positive number; try 0.7, or 0.01 for no surprises")
+        positive_number("temperature", temperature, "try 0.7, or 0.01 for no surprises")
         random = torch.Generator().manual_seed(seed)
         tokens = encode(prompt)
         for _ in range(length):
@@ -163,9 +164,8 @@ def windows(text, length=128, n=None, seed=0):
 
     ``n`` of them, from places drawn by ``seed``, or with None the whole text piece after piece, less a rest too short.
     """
-    for name, number in (("length", length), ("n", n)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-            raise ValueError(f"{name}={number!r} is not a whole number from 1 up")
+    length = whole_number("length", length)
+    n = None if n is None else whole_number("n", n)
     if not isinstance(text, str):
         raise TypeError(f"the text is a {type(text).__name__}, not a string; split_by_file joins a dictionary of texts")
     tokens = encode(text)

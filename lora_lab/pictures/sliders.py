@@ -6,11 +6,12 @@ from itertools import cycle
 
 import torch
 
-from .adapt import load_lora_state, set_strength
+from ..adapt import load_lora_state, set_strength
+from ..checks import SCALINGS
+from ..layer import LinearWithLoRA
+from ..training import accuracy, evaluate, set_seed, train_model
 from .explorer import Explorer
 from .figures import COLOURS, LEVEL, MARKERS, draw_matrix, figure, heat_cells, mosaic, styled
-from .layer import SCALINGS, LinearWithLoRA
-from .training import accuracy, evaluate, set_seed, train_model
 
 
 @styled

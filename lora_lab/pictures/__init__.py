@@ -1,0 +1,1 @@
+"""What the course shows: figures, sliders that answer at once, and the explorers built of both."""
