@@ -14,7 +14,7 @@ from .find import (
     lora_parameters,
     nearest,
     owners,
-    plain_parameters,
+    plain_state,
     select_layers,
 )
 from .layer import LinearWithLoRA
@@ -163,7 +163,7 @@ def model_parts(model):
 
     The adapter is LoRA's own, the head whatever else learns (a new last layer, biases), the base what is frozen.
     """
-    plain = plain_parameters(model)
+    plain = {name: tensor for name, tensor in plain_state(model).items() if isinstance(tensor, torch.nn.Parameter)}
     return {
         "adapter": lora_parameters(model) if adapted_layers(model) else {},
         "head": {name: parameter for name, parameter in plain.items() if parameter.requires_grad},

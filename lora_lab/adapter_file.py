@@ -1,123 +1,131 @@
 """Adapters on disk, in PEFT's format: A and B in ``adapter_model.safetensors``, the rest in ``adapter_config.json``.
 
 This is the one place that knows PEFT's orientation: it stores A as (rank, in) and B as (out, rank), and we keep A as
-(in, rank) and B as (rank, out).
+(in, rank) and B as (rank, out). Whatever else was trained goes into the same file, as PEFT does it: whole modules
+beside the adapter (``modules_to_save``) and biases (``bias``).
 """
 
 import json
 import os
 import re
-from collections import Counter
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from .adapt import wrap_layers
-from .checks import SCALINGS
-from .find import is_called, linear_layers, lora_layers, nearest
+from .adapt import model_parts, wrap_layers
+from .find import joined, linear_layers, listed, lora_layers, nearest, owners, plain_state
+from .peft_config import AdapterFileError, PeftConfig
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-
-# What this reader understands of PEFT's options.
-HONOURED = {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules"}
-HONOURED |= {"rank_pattern", "alpha_pattern"}
-# Options that tell of the file's past or of training, and leave what it computes alone. fan_in_fan_out is among them
-# because the kind of layer decides: PEFT, too, corrects a file that contradicts the layer.
-WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "lora_dropout"}
-WITHOUT_EFFECT |= {"megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type"}
-# Options that are off at these values; any other is off at null, false, [] or {}. The ways of initialising that are
-# named here leave the pretrained weights alone, others (PiSSA, OLoRA, …) change them when the file is loaded.
-OFF = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva")}
-
-
-class AdapterFileError(ValueError):
-    """An adapter file that can't be read as what it claims to be, or does not fit the model."""
+PREFIX = "base_model.model."
 
 
 def save_adapter(model, folder):
-    """Write a model's adapter into a folder as PEFT would, A as (rank, in) and B as (out, rank); return the folder.
+    """Write all that a model has learned into a folder as PEFT would; return the folder.
 
-    ``PeftModel.from_pretrained(base, folder)`` reads it. The strength dial is not part of an adapter and is not saved.
+    A goes in as (rank, in) and B as (out, rank), and beside them what else was trained: a new head, biases.
+    ``PeftModel.from_pretrained(base, folder)`` reads it. What the format has no place for is refused by name, before
+    anything is written. The strength dial is not part of an adapter and is not saved.
     """
     layers = lora_layers(model)
     if "" in layers:
         raise ValueError("PEFT's format names layers inside a model, but this model is itself the adapted layer")
-    tensors = {}
-    for name, layer in layers.items():
-        for half, parameter in (("A", layer.lora.A), ("B", layer.lora.B)):
-            if not parameter.isfinite().all():
-                raise ValueError(f"{name}.{half} contains NaN or infinity, so nothing was saved; train at a lower lr")
-            tensors[f"base_model.model.{name}.lora_{half}.weight"] = parameter.detach().T.contiguous()
+    modules, bias, beside = _beside_the_adapter(model, layers)
+    tensors = {f"{name}.lora_{half}.weight": half_of.T for name, half, half_of in _halves(layers)}
+    tensors |= {_peft_name(name, layers): tensor for name, tensor in beside.items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            ours = re.sub(r"\.lora_([AB])\.weight$", r".\1", name)
+            raise ValueError(f"{ours} contains NaN or infinity, so nothing was saved; train at a lower lr")
+    content = {PREFIX + name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    options = PeftConfig.describing(model, layers).options | {"bias": bias}
+    options |= {"modules_to_save": modules} if modules else {}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    _replace(folder / CONFIG_FILE, json.dumps(_describe(model, layers), indent=2, sort_keys=True).encode())
+    _replace(folder / WEIGHTS_FILE, safetensors.torch.save(content, metadata={"format": "pt"}))
+    _replace(folder / CONFIG_FILE, json.dumps(options, indent=2, sort_keys=True).encode())
     return folder
 
 
-def load_adapter(model, folder):
+def load_adapter(model, folder, dtype=None):
     """Put an adapter that ``save_adapter`` or PEFT wrote into a model; return the names of the layers it adapts.
 
-    The model is frozen and ends up with this adapter alone, ready to use or to train on. All or nothing: if the files
-    are damaged, don't fit the model or ask for what is not honoured here, AdapterFileError says so and the model is
-    as it was.
+    The model is frozen and ends up with this adapter alone, ready to use or to train on; A and B are in ``dtype``, or
+    else in each layer's own precision. A head or biases that came with it replace the model's own, and learn on, too.
+    All or nothing: if the files are damaged, don't fit the model or ask for what is not honoured here,
+    AdapterFileError says so and the model is as it was.
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG_FILE)
-    halves = _read_halves(folder / WEIGHTS_FILE)
+    config = PeftConfig.read(folder / CONFIG_FILE)
+    halves, beside = _read_tensors(folder / WEIGHTS_FILE)
     try:
         names = _check_names(config, {name for name, _ in halves}, linear_layers(model))
-        settings = {name: _settings(config, name) for name in names}
+        _check_beside(config, names, beside, model)
+        settings = {name: config.settings(name) | {"dtype": dtype} for name in names}
         wrap_layers(model, settings, {f"{name}.{half}": tensor.T for (name, half), tensor in halves.items()})
     except (ValueError, TypeError, re.error) as error:
         raise AdapterFileError(f"{folder}: {error}") from error
+    live = plain_state(model)
+    with torch.no_grad():
+        for name, tensor in beside.items():
+            live[name].copy_(tensor)
+            if isinstance(live[name], torch.nn.Parameter):
+                live[name].requires_grad_(True)
     return names
 
 
-def _describe(model, layers):
-    """The configuration that makes PEFT compute what these layers compute."""
-    loras = {name: layer.lora for name, layer in layers.items()}
-    rslora = all(lora.scaling == "alpha/sqrt(r)" for lora in loras.values())
-    ranks = {name: lora.rank for name, lora in loras.items()}
-    alphas = {name: _tidy(lora.alpha if rslora else _plain_alpha(lora)) for name, lora in loras.items()}
-    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    return {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": alpha,
-        "use_rslora": rslora,
-        "rank_pattern": {_exactly(name): value for name, value in ranks.items() if value != rank},
-        "alpha_pattern": {_exactly(name): value for name, value in alphas.items() if value != alpha},
-        "target_modules": _targets(list(layers), linear_layers(model)),
-        "fan_in_fan_out": any(not isinstance(layer.linear, torch.nn.Linear) for layer in layers.values()),
-        "base_model_name_or_path": getattr(getattr(model, "config", None), "name_or_path", None) or None,
-        "bias": "none",
-        "lora_dropout": 0.0,
-        "inference_mode": True,
-    }
+def _halves(layers):
+    """Every A and B with its layer's name: ("fc1", "A", tensor), …"""
+    for name, layer in layers.items():
+        for half, parameter in layer.adapter().items():
+            if half not in ("A", "B"):
+                kind = type(layer).__name__
+                raise ValueError(f"{name} is a {kind}, and PEFT's LoRA has no place for its {half!r}; not saved")
+            yield name, half, parameter
 
 
-def _plain_alpha(lora):
-    """The alpha that gives the same scale under alpha/r."""
-    return lora.alpha if lora.scaling == "alpha/r" else SCALINGS[lora.scaling](lora.alpha, lora.rank) * lora.rank
+def _beside_the_adapter(model, layers):
+    """What else was trained: modules to save whole, PEFT's word for the biases, the tensors by their plain names."""
+    trained = set(model_parts(model)["head"])
+    state = plain_state(model)
+    biases = {name for name in state if name.rpartition(".")[2] == "bias"}
+    own_biases = {joined(name, "bias") for name in layers} & biases
+    if trained and trained == biases:
+        return [], "all", {name: state[name] for name in sorted(biases)}
+    bias = "lora_only" if trained & own_biases else "none"
+    modules = sorted({name.rpartition(".")[0] for name in trained - own_biases})
+    lost = [
+        f"{module or 'the model itself'} ({why})" for module in modules if (why := _why_lost(model, layers, module))
+    ]
+    if lost:
+        raise ValueError(f"PEFT's format has no place for all that was trained, so nothing was saved: {listed(lost)}")
+    carried = PeftConfig({"modules_to_save": modules, "bias": bias})
+    return modules, bias, {name: state[name] for name in state if name in carried.beside(state, layers)}
 
 
-def _tidy(number):
-    return int(number) if number == int(number) else number
+def _why_lost(model, layers, module):
+    """Why a module with trained parameters can't be saved whole beside the adapter, or an empty string if it can."""
+    if not module:
+        return "its parameters lie in no module of their own"
+    if module in layers:
+        return "it is adapted, and its own weight was trained as well"
+    inside = [name for name in layers if name.startswith(module + ".")]
+    if inside:
+        return f"{inside[0]}, inside it, is adapted"
+    alike = [name for name, _ in model.named_modules() if name != module and name.endswith(module)]
+    if alike:
+        return f"PEFT would take its name to mean {alike[0]}, too"
+    known = owners(model)
+    shared = [names for p in model.get_submodule(module).parameters() if len(names := known[id(p)]) > 1]
+    return f"its weight is one tensor in several places, {listed(shared[0])}" if shared else ""
 
 
-def _exactly(name):
-    """A pattern for this name alone: PEFT takes a bare name for the end of a longer one, too."""
-    return f"^{re.escape(name)}"
-
-
-def _targets(names, layers):
-    """The names as a list, or as one regular expression where PEFT would take the list to mean other layers, too."""
-    others = set(layers) - set(names)
-    ambiguous = any(is_called(other, name) for other in others for name in names)
-    return "|".join(map(re.escape, names)) if ambiguous else names
+def _peft_name(name, layers):
+    """A plain name as PEFT has it, where an adapted layer's bias lies in its ``base_layer``."""
+    owner, _, own = name.rpartition(".")
+    return f"{owner}.base_layer.{own}" if owner in layers else name
 
 
 def _replace(path, content):
@@ -127,36 +135,8 @@ def _replace(path, content):
     os.replace(beside, path)
 
 
-def _read_config(path):
-    """The configuration as a dictionary, refused if it asks for anything that is not honoured here."""
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise AdapterFileError(f"{path} does not exist; an adapter is {CONFIG_FILE} beside {WEIGHTS_FILE}") from None
-    except (ValueError, RecursionError) as error:
-        raise AdapterFileError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise AdapterFileError(f"{path} holds a {type(config).__name__}, but an adapter's options are a JSON object")
-    if config.get("peft_type") != "LORA":
-        raise AdapterFileError(f"{path}: 'peft_type' is {config.get('peft_type')!r}, but only 'LORA' is read here")
-    for key, value in config.items():
-        if key not in HONOURED | WITHOUT_EFFECT and not _is_off(key, value):
-            raise AdapterFileError(f"{path}: {key!r} is {value!r}, which is not honoured here; load it with PEFT")
-    for key in ("r", "lora_alpha", "target_modules"):
-        if config.get(key) is None:
-            raise AdapterFileError(f"{path}: {key!r} is missing; guessing it could change what the adapter computes")
-    for key, kind in (("rank_pattern", dict), ("alpha_pattern", dict), ("use_rslora", bool)):
-        if config.get(key) is not None and not isinstance(config[key], kind):
-            raise AdapterFileError(f"{path}: {key!r} is {config[key]!r}, not a {kind.__name__}")
-    return config
-
-
-def _is_off(key, value):
-    return value in OFF[key] if key in OFF else value is None or value is False or value in ([], {})
-
-
-def _read_halves(path):
-    """The tensors of a weights file by layer and half: ``{("fc1", "A"): (rank, in), ("fc1", "B"): (out, rank)}``."""
+def _read_tensors(path):
+    """The tensors of a weights file: A and B, ``{("fc1", "A"): (rank, in), …}``, and others by their plain names."""
     if not path.exists() and path.with_name("adapter_model.bin").exists():
         raise AdapterFileError(
             f"{path.parent} has its weights in adapter_model.bin, a pickle, which can run code when it is opened; "
@@ -168,15 +148,21 @@ def _read_halves(path):
         raise AdapterFileError(f"{path} does not exist; is the download complete?") from None
     except Exception as error:  # the reader has a type of its own for damage, and others for strange headers
         raise AdapterFileError(f"{path} is damaged or is not a safetensors file: {error}") from None
-    halves = {}
+    halves, beside = {}, {}
     for key, tensor in tensors.items():
-        found = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
-        if not found:
-            raise AdapterFileError(f"{path}: {key!r} is not a key like 'base_model.model.<layer>.lora_A.weight'")
-        if tensor.dim() != 2:
+        name = key.removeprefix(PREFIX)
+        if name == key or not name:
+            raise AdapterFileError(f"{path}: {key!r} is not a key like '{PREFIX}<layer>.lora_A.weight'")
+        # With bias="all" PEFT writes the biases of a module that it saves again, under its own wrapper's names.
+        if ".original_module." in name or ".modules_to_save." in name:
+            continue
+        if not (found := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)):
+            beside[re.sub(r"\.base_layer\.(?=bias$)", ".", name)] = tensor
+        elif tensor.dim() != 2:
             raise AdapterFileError(f"{path}: {key!r} has shape {tuple(tensor.shape)}, but A and B are matrices")
-        halves[found.groups()] = tensor
-    return halves
+        else:
+            halves[found.groups()] = tensor
+    return halves, beside
 
 
 def _check_names(config, stored, layers):
@@ -185,8 +171,7 @@ def _check_names(config, stored, layers):
     if foreign:
         hint = nearest(foreign[0], layers)
         raise ValueError(f"the weights are for {foreign[0]!r}, which is no linear layer of this model; {hint}")
-    targeted = {name for name in layers if _means(config, "target_modules", name)}
-    targeted -= {name for name in targeted if _means(config, "exclude_modules", name)}
+    targeted = {name for name in layers if config.adapts(name)}
     if targeted != stored:
         odd = min(targeted ^ stored)
         fault = "target_modules names it, but it has no weights" if odd in targeted else "it is not in target_modules"
@@ -194,24 +179,25 @@ def _check_names(config, stored, layers):
     return [name for name in layers if name in stored]
 
 
-def _means(config, key, name):
-    """Whether a list of names, or a regular expression, means this layer by PEFT's rules."""
-    patterns = config.get(key) or []
-    if isinstance(patterns, str):
-        return re.fullmatch(patterns, name) is not None
-    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(f"{key!r} is {patterns!r}, but it is a list of names or one regular expression")
-    return any(is_called(name, pattern) for pattern in patterns)
-
-
-def _settings(config, name):
-    """Rank, alpha and scaling of one layer by PEFT's rules: of the patterns, the first that matches counts."""
-
-    def own(option, patterns):
-        for pattern, value in (config.get(patterns) or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                return value
-        return config[option]
-
-    scaling = "alpha/sqrt(r)" if config.get("use_rslora") else "alpha/r"
-    return {"rank": own("r", "rank_pattern"), "alpha": own("lora_alpha", "alpha_pattern"), "scaling": scaling}
+def _check_beside(config, adapted, stored, model):
+    """ValueError unless what comes beside the adapter is what the configuration names, and fits the model."""
+    state, known = plain_state(model), owners(model)
+    wanted = config.beside(state, adapted)
+    if wanted != set(stored):
+        lacking, strange = sorted(wanted - set(stored)), sorted(set(stored) - wanted)
+        raise ValueError(
+            f"configuration, weights and model disagree on what comes beside the adapter: the file lacks "
+            f"{listed(lacking) or 'nothing'} and has {listed(strange) or 'nothing'} that nobody asks for"
+        )
+    for name, tensor in stored.items():
+        live = state[name]
+        if tensor.shape != live.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but this model needs {tuple(live.shape)}")
+        if tensor.is_floating_point() != live.is_floating_point():
+            raise ValueError(f"{name} is of type {tensor.dtype}, but this model needs {live.dtype}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} contains NaN or infinity; was it saved after a training that diverged?")
+        if len(known.get(id(live), [])) > 1:
+            raise ValueError(
+                f"{name} is one tensor in several places, {listed(known[id(live)])}; it can't change alone"
+            )

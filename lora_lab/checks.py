@@ -74,7 +74,7 @@ def weight_of(layer):
     keeps its weight in another form says what it amounts to with ``dense_weight()``.
     """
     kind = type(layer).__name__
-    if hasattr(layer, "adapter"):
+    if hasattr(layer, "adapted_weight"):
         raise TypeError("this layer already has LoRA; take it out with remove_lora(model) before adding another")
     if isinstance(layer, nn.LazyLinear):
         raise TypeError(f"{kind} does not know its size yet; send one batch through the model first")

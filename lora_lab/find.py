@@ -26,15 +26,16 @@ def lora_parameters(model):
     return {joined(name, own): parameter for name, layer in layers for own, parameter in layer.adapter().items()}
 
 
-def plain_parameters(model):
-    """Every other parameter by the names it has without LoRA: ``{"fc1.weight": …}``, whether fc1 is adapted or not."""
-    frozen = {joined(name, "linear"): name for name, layer in adapted_layers(model).items()}
-    ours = {id(p) for layer in adapted_layers(model).values() for p in layer.adapter().values()}
+def plain_state(model):
+    """Parameters and buffers but the adapter's, by the names they have without LoRA: "fc1.weight", adapted or not."""
+    layers = adapted_layers(model)
+    inside = {joined(name, "linear"): name for name in layers}
+    ours = {id(parameter) for layer in layers.values() for parameter in layer.adapter().values()}
     plain = {}
-    for full_name, parameter in model.named_parameters():
+    for full_name, tensor in model.state_dict(keep_vars=True).items():
         owner, _, own = full_name.rpartition(".")
-        if id(parameter) not in ours:
-            plain[joined(frozen.get(owner, owner), own)] = parameter
+        if id(tensor) not in ours:
+            plain[joined(inside.get(owner, owner), own)] = tensor
     return plain
 
 

@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from conftest import SmallNet, speak
 from lora_lab import (
     AdapterFileError,
+    LinearWithLoRA,
     load_adapter,
     lora_layers,
     lora_state,
@@ -21,6 +22,7 @@ from lora_lab import (
     save_adapter,
 )
 from lora_lab.adapt import wrap_layers
+from lora_lab.checks import weight_of
 
 
 def gpt2():
@@ -147,16 +149,175 @@ def test_a_name_that_ends_another_name_is_adapted_alone_in_peft_too(tmp_path):
     assert load_adapter(base, tmp_path) == ["fc1"]
 
 
+def trained_elsewhere(model, names):
+    """These parameters learned something, too, beside LoRA."""
+    for name, parameter in model.named_parameters():
+        if name in names:
+            parameter.requires_grad_(True)
+            nn.init.normal_(parameter, std=0.3)
+
+
+BESIDE = {
+    "a head": (["head.weight", "head.bias"], {"modules_to_save": ["head"], "bias": "none"}),
+    "half a head": (["head.weight"], {"modules_to_save": ["head"], "bias": "none"}),
+    "the adapted layers' biases": (["fc1.linear.bias", "fc2.linear.bias"], {"bias": "lora_only"}),
+    "one adapted layer's bias": (["fc2.linear.bias"], {"bias": "lora_only"}),
+    "all biases": (["fc1.linear.bias", "fc2.linear.bias", "head.bias"], {"bias": "all"}),
+    "biases and a head": (
+        ["fc1.linear.bias", "fc2.linear.bias", "head.weight"],
+        {"modules_to_save": ["head"], "bias": "lora_only"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("names", "options"), BESIDE.values(), ids=BESIDE)
+def test_what_was_trained_beside_lora_goes_to_peft_and_comes_back(net, names, options, tmp_path):
+    base = copy.deepcopy(net)
+    replace_linear_with_lora(net, 3, 5, ["fc1", "fc2"])
+    trained_elsewhere(speak(net), names)
+    save_adapter(net, tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    assert options.items() <= config.items() and ("modules_to_save" in config) == ("modules_to_save" in options)
+    theirs = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "ours").eval()
+    same(run(theirs), run(net))
+    theirs.save_pretrained(tmp_path / "theirs")
+    for folder in ("ours", "theirs"):
+        again = copy.deepcopy(base)
+        load_adapter(again, tmp_path / folder)
+        assert torch.equal(run(again), run(net))
+        assert {name for name, p in again.named_parameters() if p.requires_grad} >= set(names)
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only", "all"])
+@pytest.mark.parametrize("modules", [None, ["head"]], ids=["no head", "a head"])
+def test_what_peft_trained_beside_lora_loads_here(net, bias, modules, tmp_path):
+    theirs = peft_model(net, r=3, lora_alpha=5, target_modules=["fc1", "fc2"], bias=bias, modules_to_save=modules)
+    trained_elsewhere(theirs, {name for name, p in theirs.named_parameters() if p.requires_grad})
+    theirs.save_pretrained(tmp_path)
+    load_adapter(net, tmp_path)
+    same(run(net), run(theirs))
+
+
+def test_modules_that_peft_names_by_their_end_or_from_outside_load_here(tmp_path):
+    base = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 6)))
+    base[2].register_buffer("seen", torch.zeros(()))
+    base = nn.ModuleDict({"body": base, "score": nn.Linear(6, 6)})
+    theirs = peft_model(base, r=2, target_modules=["0"], modules_to_save=["body.2", "score"])
+    trained_elsewhere(theirs, {name for name, p in theirs.named_parameters() if p.requires_grad})
+    theirs.save_pretrained(tmp_path)
+    assert load_adapter(base, tmp_path) == ["body.0"]
+    x = torch.randn(5, 12)
+    same(base["score"](base["body"](x)), theirs.base_model.model["score"](theirs.base_model.model["body"](x)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers_to_transform": [1]},
+        {"layers_to_transform": 0},
+        {"layers_to_transform": [0, 1], "layers_pattern": "h"},
+        {"layers_to_transform": [1], "layers_pattern": ["layers", "h"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_blocks_are_counted_as_peft_counts_them(kind, options, tmp_path):
+    make, targets = MODELS[kind]
+    if options.get("layers_pattern") == "h" and kind == "llama":
+        options = options | {"layers_pattern": "layers"}
+    base = make()
+    theirs = peft_model(base, r=2, target_modules=targets, **options)
+    theirs.save_pretrained(tmp_path)
+    names = load_adapter(base, tmp_path)
+    same(run(base), run(theirs))
+    assert len(names) == sum("lora_A" in name for name, _ in theirs.named_parameters())
+
+
+def test_dropout_is_pefts_dropout_in_the_file_and_in_training(net, tmp_path):
+    theirs = peft_model(net, r=3, lora_alpha=5, target_modules=["fc1"], lora_dropout=0.25)
+    theirs.save_pretrained(tmp_path / "theirs")
+    load_adapter(net, tmp_path / "theirs")
+    assert net.fc1.lora.dropout == 0.25
+    for model in (net, theirs):
+        model.train()
+    outputs = []
+    for model in (net, theirs):
+        torch.manual_seed(5)
+        outputs.append(run(model))
+    same(*outputs)
+    save_adapter(net, tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["lora_dropout"] == 0.25
+
+
+def test_float32_adapters_on_a_bfloat16_model_compute_as_pefts_do(net, tmp_path):
+    net.bfloat16()
+    theirs = peft_model(net, r=3, lora_alpha=5, target_modules=["fc1", "head"])  # PEFT keeps A and B in float32
+    theirs.save_pretrained(tmp_path)
+    load_adapter(net, tmp_path, dtype=torch.float32)
+    assert net.fc1.lora.A.dtype == torch.float32 and net.fc1.linear.weight.dtype == torch.bfloat16
+    x = torch.randn(5, 12).bfloat16()
+    assert torch.equal(net(x), theirs(x)) and net(x).dtype == torch.bfloat16
+
+
+class LinearWithDoRA(LinearWithLoRA):
+    """Weight-decomposed LoRA: the direction is W + ΔWᵀ, the length of each row a trained number."""
+
+    def __init__(self, linear, *settings, **named):
+        super().__init__(linear, *settings, **named)
+        self.magnitude = nn.Parameter(weight_of(linear).norm(dim=1))
+
+    def adapter(self):
+        return super().adapter() | {"magnitude": self.magnitude}
+
+    def adapted_weight(self):
+        direction = super().adapted_weight()
+        return (self.magnitude / direction.norm(dim=1).detach())[:, None] * direction
+
+    def adapted(self, x):
+        return nn.functional.linear(x, self.adapted_weight(), self.bias)
+
+
+def test_the_layer_is_open_dora_is_a_subclass_and_computes_as_pefts_does(net):
+    base = copy.deepcopy(net)
+    theirs = peft_model(net, r=3, lora_alpha=5, target_modules=["fc1", "head"], use_dora=True)
+    replace_linear_with_lora(net, 3, 5, ["fc1", "head"], layer=LinearWithDoRA)
+    same(run(net), run(base))
+    weights = dict(theirs.named_parameters())
+    random = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, layer in lora_layers(net).items():
+            place = f"base_model.model.{name}.lora_"
+            weights[f"{place}magnitude_vector.default.weight"].mul_(
+                torch.rand(layer.out_features, generator=random) + 1
+            )
+            layer.magnitude.copy_(weights[f"{place}magnitude_vector.default.weight"])
+            layer.lora.A.copy_(weights[f"{place}A.default.weight"].T)
+            layer.lora.B.copy_(weights[f"{place}B.default.weight"].T)
+    same(run(net), run(theirs))
+    for model in (net, theirs):
+        run(model).square().mean().backward()
+    for name, layer in lora_layers(net).items():
+        same(layer.lora.A.grad, weights[f"base_model.model.{name}.lora_A.default.weight"].grad.T)
+        same(layer.magnitude.grad, weights[f"base_model.model.{name}.lora_magnitude_vector.default.weight"].grad)
+    merge_lora(net)
+    same(run(net), run(theirs))
+
+
+def test_what_a_variant_trains_and_lora_does_not_is_not_lost_in_silence(net, tmp_path):
+    replace_linear_with_lora(net, 3, 5, ["fc1"], layer=LinearWithDoRA)
+    assert list(lora_state(net)) == ["fc1.A", "fc1.B", "fc1.magnitude"]
+    with pytest.raises(ValueError, match="fc1 is a LinearWithDoRA, and PEFT's LoRA has no place for its 'magnitude'"):
+        save_adapter(net, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "refused"),
     [
         ({"use_dora": True}, "'use_dora' is True"),
-        ({"bias": "lora_only"}, "'bias' is 'lora_only'"),
-        ({"modules_to_save": ["head"]}, r"'modules_to_save' is \['head'\]"),
         ({"init_lora_weights": "pissa"}, "'init_lora_weights' is 'pissa'"),
         ({"lora_bias": True}, "'lora_bias' is True"),
         ({"trainable_token_indices": [1]}, r"'trainable_token_indices' is \[1\]"),
-        ({"layers_to_transform": [0]}, r"'layers_to_transform' is \[0\]"),
     ],
 )
 def test_an_option_of_pefts_that_is_not_honoured_is_refused_by_name(net, options, refused, tmp_path):
