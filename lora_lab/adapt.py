@@ -38,6 +38,10 @@ def replace_linear_with_lora(
     ("blocks.[01].*"), one or several; None means every linear layer. ``exclude`` takes the same and leaves layers out.
     ``dtype`` is the precision of A and B where it is not the layer's own, ``layer`` the kind of LoRA, LinearWithLoRA
     or a subclass. Either every named layer is wrapped or, on an error, the model stays as it was.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> replace_linear_with_lora(model, rank=4, alpha=8, exclude="2")
+    ['0']
     """
     _refuse_adapted(model)
     names = select_layers(model, targets, exclude)
@@ -102,7 +106,13 @@ def unmerge_lora(model):
 
 @contextmanager
 def lora_disabled(model):
-    """Within the ``with`` block the model computes as the pretrained model does, merged or not."""
+    """Within the ``with`` block the model computes as the pretrained model does, merged or not.
+
+    >>> layer = LinearWithLoRA(torch.nn.Linear(64, 10), 4)
+    >>> with lora_disabled(layer):
+    ...     print(layer.enabled)
+    False
+    """
     before = {layer: layer.enabled for layer in lora_layers(model).values()}
     try:
         for layer in before:
@@ -125,7 +135,11 @@ def set_strength(model, strength):
 
 
 def lora_state(model):
-    """A copy of all that training changed: ``{"fc1.A": (in, rank), "fc1.B": (rank, out), …}``."""
+    """A copy of all that training changed: ``{"fc1.A": (in, rank), "fc1.B": (rank, out), …}``.
+
+    >>> {name: tuple(value.shape) for name, value in lora_state(LinearWithLoRA(torch.nn.Linear(64, 10), 4)).items()}
+    {'A': (64, 4), 'B': (4, 10)}
+    """
     return {key: value.detach().clone() for key, value in lora_parameters(model).items()}
 
 
@@ -153,7 +167,11 @@ class ParameterCount(NamedTuple):
 
 
 def count_parameters(model):
-    """A model's trainable and total parameters, a tied weight counted once."""
+    """A model's trainable and total parameters, a tied weight counted once.
+
+    >>> print(count_parameters(LinearWithLoRA(torch.nn.Linear(64, 10), rank=4)))
+    trainable params: 296 || all params: 946 || trainable%: 31.2896
+    """
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return ParameterCount(sum(n for n, trainable in sizes if trainable), sum(n for n, _ in sizes))
 
@@ -162,6 +180,9 @@ def model_parts(model):
     """A model's parameters by what they are: ``{"adapter": {name: parameter, …}, "head": {…}, "base": {…}}``.
 
     The adapter is LoRA's own, the head whatever else learns (a new last layer, biases), the base what is frozen.
+
+    >>> {part: list(own) for part, own in model_parts(LinearWithLoRA(torch.nn.Linear(64, 10), 4)).items()}
+    {'adapter': ['A', 'B'], 'head': [], 'base': ['weight', 'bias']}
     """
     plain = {name: tensor for name, tensor in plain_state(model).items() if isinstance(tensor, torch.nn.Parameter)}
     return {

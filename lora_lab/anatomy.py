@@ -60,7 +60,11 @@ def amplification_factor(weight, delta, rank):
 
 
 def break_even_rank(m, n):
-    """The rank at which A (m, r) and B (r, n) hold as many numbers as the (m, n) matrix itself: mn / (m + n)."""
+    """The rank at which A (m, r) and B (r, n) hold as many numbers as the (m, n) matrix itself: mn / (m + n).
+
+    >>> round(break_even_rank(64, 10), 1)
+    8.6
+    """
     if m < 1 or n < 1:
         raise ValueError(f"a matrix of {m} × {n} has no numbers; both sides must be at least 1")
     return m * n / (m + n)

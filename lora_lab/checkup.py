@@ -196,6 +196,25 @@ def _optimizer(patient):
         yield f"the optimizer does not hold {listed(missing)}: made before LoRA went in? Make it afterwards"
 
 
+def _precision(patient):
+    """Steps that are smaller than the distance between the numbers that A and B can hold."""
+    for group in patient.optimizer.param_groups if patient.optimizer else ():
+        lr, stuck = group["lr"], {}
+        for name, parameter in patient.trainable.items():
+            held = any(parameter is other for other in group["params"])
+            if "betas" in group and held and id(parameter) in patient.halves:  # a step of Adam's is about lr
+                now = parameter.detach()
+                stays = (now + lr == now) & (now - lr == now)
+                stuck[name] = stays.double().mean().item()
+        worst = max(stuck, key=stuck.get, default=None)
+        if worst and stuck[worst] > 0.25:
+            kind = str(patient.trainable[worst].dtype).removeprefix("torch.")
+            yield (
+                f"at lr={lr:g} a step is too small for {kind}: {stuck[worst]:.0%} of {worst} would not move; keep A "
+                "and B in float32 (dtype=torch.float32 when LoRA goes in) or take a higher rate"
+            )
+
+
 def _tied(patient):
     known = owners(patient.model)
     for name, layer in patient.layers.items():
@@ -236,4 +255,4 @@ def _how_it_changed(name, layer, before):
     return f"the update of {name} was written into its weight {often}{still}"
 
 
-CHECKS = (_finite, _nested, _frozen, _others_learn, _silent, _start, _scale, _optimizer, _tied, _changed)
+CHECKS = (_finite, _nested, _frozen, _others_learn, _silent, _start, _scale, _optimizer, _precision, _tied, _changed)

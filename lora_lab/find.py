@@ -52,7 +52,13 @@ def linear_layers(model):
 
 
 def select_layers(model, targets=None, exclude=()):
-    """The names of the linear layers that ``targets`` picks and ``exclude`` does not, in the model's order."""
+    """The names of the linear layers that ``targets`` picks and ``exclude`` does not, in the model's order.
+
+    >>> from torch import nn
+    >>> model = nn.ModuleDict({name: nn.ModuleDict({"q": nn.Linear(4, 4), "v": nn.Linear(4, 4)}) for name in "ab"})
+    >>> select_layers(model, targets="q"), select_layers(model, targets="a.*", exclude="v")
+    (['a.q', 'b.q'], ['a.q'])
+    """
     if not _why_not(model):
         raise ValueError("the model is itself a linear layer; wrap it with LinearWithLoRA(model, rank, alpha)")
     layers = linear_layers(model)

@@ -342,3 +342,31 @@ def test_the_package_itself_refuses_what_several_owners_did():
         replace_linear_with_lora(plain, rank=2)
     with pytest.raises(TypeError, match="already has LoRA"):
         LinearWithLoRA(plain[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lr", "stuck"),
+    [
+        (torch.bfloat16, 1e-4, True),
+        (torch.bfloat16, 1e-2, False),
+        (torch.float32, 1e-4, False),
+        (torch.float32, 1e-10, True),
+    ],
+    ids=str,
+)
+def test_steps_too_small_for_the_adapters_precision_are_named(dtype, lr, stuck):
+    model = nn.Sequential(nn.Linear(64, 8)).bfloat16()
+    replace_linear_with_lora(model, 4, dtype=dtype)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    X, y = torch.randn(20, 64).bfloat16(), torch.randn(20, 8).bfloat16()
+    found = [problem for problem in doctor(model, X, y, optimizer=optimizer).problems if "too small for" in problem]
+    assert bool(found) == stuck
+    assert all(f"at lr={lr:g} a step is too small for" in problem and "% of 0.lora.A" in problem for problem in found)
+
+
+def test_a_step_of_plain_gradient_descent_has_no_size_of_its_own_and_is_not_judged():
+    model = nn.Sequential(nn.Linear(64, 8)).bfloat16()
+    replace_linear_with_lora(model, 4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    X, y = torch.randn(20, 64).bfloat16(), torch.randn(20, 8).bfloat16()
+    assert doctor(model, X, y, optimizer=optimizer).problems == []

@@ -1,6 +1,7 @@
 """The house itself: where things live, what they may import, and that everything public says what it does."""
 
 import ast
+import doctest
 import graphlib
 import importlib
 import inspect
@@ -69,6 +70,15 @@ def public_things():
 @pytest.mark.parametrize("thing", public_things())
 def test_everything_public_has_a_docstring(thing):
     assert thing.__doc__ and not thing.__doc__.startswith(f"{getattr(thing, '__name__', '')}("), thing
+
+
+EXAMPLES = [name for name in ROOMS if ">>> " in (PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("room", EXAMPLES)
+def test_the_examples_in_docstrings_give_what_they_say(room):
+    result = doctest.testmod(importlib.import_module(f"lora_lab.{room}"))
+    assert result.attempted and not result.failed
 
 
 # Whatever takes tensors or gives them back says of what shape.

@@ -75,6 +75,23 @@ def styled(draw):
     return in_style
 
 
+def bare(axes):
+    """Nothing but what is drawn: no ticks, no grid, no frame."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def headline(picture, title):
+    """The point of a figure with several panels, above all of them."""
+    picture.suptitle(title, x=0.01, ha="left", weight="bold")
+
+
+def legend_beside(axes):
+    """The legend at the right of the axes, where it hides no line."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
 @styled
 def draw_matrix(axes, matrix, kind, label=None, limit=None):
     """Draw an (m, n) matrix as a matrix into axes: a cell a number, in the colours of its kind; return the image."""
@@ -111,7 +128,7 @@ def lora_picture(weight, A, B):
     draw_matrix(wide, B, "B", f"B\n{rank} × {n}")
     draw_matrix(product, A @ B, "ΔW", f"ΔW, of rank {rank}\n{m} × {n}")
     draw_matrix(left, weight, "W", f"W, frozen\n{m} × {n}")
-    picture.suptitle(f"{trained:,} numbers learn, {frozen:,} stay as they are", x=0.01, ha="left", weight="bold")
+    headline(picture, f"{trained:,} numbers learn, {frozen:,} stay as they are")
     return picture
 
 
@@ -132,9 +149,7 @@ def outer_products(terms):
     draw_matrix(panels[-1], total, "ΔW", f"their sum, rank {len(terms)}", limit)
     for sign, axes in zip(["+"] * (len(terms) - 1) + ["="], panels[1:], strict=True):
         axes.text(-0.12, 0.5, sign, ha="center", va="center", fontsize=18, transform=axes.transAxes)
-    picture.suptitle(
-        f"{len(terms)} patterns of stripes add up to a matrix of rank {len(terms)}", x=0.01, ha="left", weight="bold"
-    )
+    headline(picture, f"{len(terms)} patterns of stripes add up to a matrix of rank {len(terms)}")
     return picture
 
 
@@ -153,11 +168,9 @@ def approximations(images, title):
     last = list(images.values())[-1]
     for axes, (caption, image) in zip(picture.subplots(1, len(images)), images.items(), strict=True):
         axes.imshow(image, cmap="gray", vmin=last.min().item(), vmax=last.max().item())
-        axes.set(xticks=[], yticks=[])
+        bare(axes)
         axes.set_title(caption, fontsize=10, fontweight="normal")
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-    picture.suptitle(title, x=0.01, ha="left", weight="bold")
+    headline(picture, title)
     return picture
 
 
@@ -187,8 +200,8 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
         axes.set_yscale("log")
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     axes.set_title(title)
-    if len(lines) > 1:  # beside the lines, where it hides none
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    if len(lines) > 1:
+        legend_beside(axes)
     return picture
 
 
@@ -212,7 +225,7 @@ def first_step(gradient_A, gradient_B):
     tall, wide = picture.subplots(1, 2, width_ratios=[1, 2.4])
     draw_matrix(tall, gradient_A, "A", f"gradient of A\n{m} × {rank}", limit)
     draw_matrix(wide, gradient_B, "B", f"gradient of B\n{rank} × {n}", limit)
-    picture.suptitle("In the first step B moves and A does not", x=0.01, ha="left", weight="bold")
+    headline(picture, "In the first step B moves and A does not")
     return picture
 
 
@@ -249,11 +262,9 @@ def digit_rows(rows, title):
     picture = figure(f"{title}. Rows of handwritten digits: {', '.join(rows)}.", width=7, height=0.4 + 0.68 * len(rows))
     for axes, (label, images) in zip(picture.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         axes.imshow(mosaic(images.reshape(-1, 8, 8), len(images)), cmap="gray_r", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[])
+        bare(axes)
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-    picture.suptitle(title, x=0.01, ha="left", weight="bold")
+    headline(picture, title)
     return picture
 
 
@@ -276,7 +287,7 @@ def ledger_bars(ledgers, title):
     axes.grid(False, axis="y")
     axes.set(xlabel="KiB")
     axes.set_title(title)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    legend_beside(axes)
     return picture
 
 
@@ -300,7 +311,7 @@ def frontier(paths, title, xlabel, ylabel):
             axes.annotate(f"{dial:g}", (x, y), (5, 5), textcoords="offset points", color=line.get_color(), fontsize=10)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    legend_beside(axes)
     return picture
 
 
@@ -330,5 +341,5 @@ def scatter(groups, title, xlabel, ylabel):
         axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(title)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    legend_beside(axes)
     return picture

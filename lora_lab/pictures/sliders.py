@@ -11,7 +11,7 @@ from ..checks import SCALINGS
 from ..layer import LinearWithLoRA
 from ..training import accuracy, evaluate, set_seed, train_model
 from .explorer import Explorer
-from .figures import COLOURS, LEVEL, MARKERS, draw_matrix, figure, heat_cells, mosaic, styled
+from .figures import COLOURS, LEVEL, MARKERS, bare, draw_matrix, figure, heat_cells, mosaic, styled
 
 
 @styled
@@ -24,9 +24,8 @@ def rank_explorer(images):
     moving, errors = {}, {}
     for axes, marker, (name, image) in zip(panels, cycle(MARKERS), images.items(), strict=False):
         shown = axes.imshow(image, cmap="gray", vmin=image.quantile(0.01).item(), vmax=image.quantile(0.99).item())
-        axes.set(xticks=[], yticks=[], title=name)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
+        bare(axes)
+        axes.set_title(name)
         squares = factors[name].S.square()
         errors[name] = 100 * (1 - squares.cumsum(0) / squares.sum()).clamp(min=0).sqrt()
         (line,) = chart.plot(range(1, smallest + 1), errors[name][:smallest], label=name)
@@ -194,9 +193,7 @@ def digits_explorer(runs, tasks, base="upright"):
     chart.set_xscale("log", base=2)
     chart.xaxis.set_major_formatter("{x:g}")
     image = sheet.imshow(mosaic(torch.zeros(shown, 11, 8), columns), cmap="gray_r", vmin=0, vmax=1)
-    sheet.set(xticks=[], yticks=[])
-    sheet.grid(False)
-    sheet.spines[:].set_visible(False)
+    bare(sheet)
     captions = [
         sheet.text(9 * (i % columns) + 3.5, 12 * (i // columns) + 9.3, "", ha="center", va="center", fontsize=11)
         for i in range(shown)
