@@ -109,10 +109,12 @@ def test_your_own_text_comes_back_as_it_is(capsys):
     assert capsys.readouterr().out == "839 characters\n"
 
 
-def test_a_file_is_read_by_its_name_or_its_path(tmp_path, monkeypatch):
+def test_a_path_is_a_file_and_a_string_is_a_text_whatever_it_says(tmp_path, monkeypatch):
     (tmp_path / "log.txt").write_text(LOG, encoding="utf-8-sig")
     monkeypatch.chdir(tmp_path)
-    assert own_text("log.txt") == own_text(Path("log.txt")) == LOG.strip()
+    assert own_text(Path("log.txt")) == LOG.strip()
+    text = "I wrote this in readme.md. " * 30 + "Really, in log.txt"
+    assert own_text(text) == text
 
 
 def test_accents_quotes_dashes_and_line_ends_become_plain_and_the_rest_is_counted(capsys):
@@ -131,12 +133,12 @@ def test_a_long_text_is_cut_and_says_so(capsys):
     [
         ("too short", ValueError, "9 characters are too few to learn from; give at least 500"),
         ("", ValueError, "0 characters are too few"),
-        ("diary.txt", FileNotFoundError, "there is no file 'diary.txt' in"),
+        ("diary.txt", ValueError, r"9 characters are too few.*own_text\(Path\("),
         (Path("diary"), FileNotFoundError, "check the name and the folder"),
         (Path("."), ValueError, "is a folder; name one file in it"),
         ("Привет, мир! " * 100, ValueError, "of 1,299 characters only 399 .* Latin letters"),
         ("ж" * 200, ValueError, "of 200 characters only 0"),
-        ("~/no such folder/diary.txt", FileNotFoundError, "no such folder"),
+        (Path("~/no such folder/diary.txt"), FileNotFoundError, "no such folder"),
         (b"bytes", TypeError, "a text is a string or a Path, not a bytes"),
         (None, TypeError, "not a NoneType"),
     ],

@@ -117,12 +117,12 @@ def _tale(random):
 
 
 def own_text(source, shortest=500, longest=200_000):
-    """Your own text as TinyGPT can read it. ``source`` is the text itself or a file: a Path, or its name as a string.
+    """Your own text as TinyGPT can read it. ``source`` is the text itself, a string, or the Path of a file.
 
     Accents are dropped, curly quotes, long dashes and letters such as ß become plain ones, and what is then neither a
     newline nor printable ASCII is left out. A text longer than ``longest`` is cut. What was left out or cut is printed.
     """
-    text = _read(Path(source).expanduser()) if _means_file(source) else source
+    text = _read(Path(source).expanduser()) if isinstance(source, os.PathLike) else source
     if not isinstance(text, str):
         raise TypeError(f"a text is a string or a Path, not a {type(text).__name__}")
     text = "\n".join(unicodedata.normalize("NFKD", text).translate(_PLAIN).splitlines()).expandtabs(4).strip()
@@ -136,8 +136,8 @@ def own_text(source, shortest=500, longest=200_000):
         )
     if len(plain) < shortest:
         raise ValueError(
-            f"{len(plain):,} characters are too few to learn from; give at least {shortest:,}, better 20,000, or the "
-            "Path of a file"
+            f"{len(plain):,} characters are too few to learn from; give at least {shortest:,}, better 20,000. If that "
+            "is the name of a file: own_text(Path('my_diary.txt'))"
         )
     notes = [f"{min(len(plain), longest):,} characters"]
     if len(plain) > longest:
@@ -214,13 +214,6 @@ _PLAIN = str.maketrans(
         **{"Æ": "Ae", "Œ": "Oe", "Ø": "O", "Ł": "L", "Đ": "D"},
     }
 )
-
-
-def _means_file(source):
-    if not isinstance(source, str):
-        return isinstance(source, os.PathLike)
-    one_line = 0 < len(source.encode()) < 250 and source.isprintable()  # longer names are no names
-    return one_line and bool(re.search(r"\.\w{1,5}$", source) or Path(source).expanduser().exists())
 
 
 def _read(path):
