@@ -180,7 +180,7 @@ def _step(model, X, y, loss, stepper):
 def _batches(n, batch_size, shuffle):
     if batch_size is None:
         return [slice(None)]
-    return torch.randperm(n, generator=shuffle).split(batch_size)
+    return torch.randperm(n, generator=shuffle).split(int(batch_size))  # torch wants no numpy number here
 
 
 def _likely_cause(X, y, taken, lr):

@@ -2,11 +2,13 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors import torch as safetensors
 from torch import nn
 
@@ -24,6 +26,7 @@ from lora_lab import (
     set_strength,
 )
 from lora_lab.adapt import model_parts, wrap_layers
+from lora_lab.peft_config import PeftConfig
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -391,3 +394,96 @@ def _computed_by_hand(model, folder, x):
         getattr(model, layer).bias.data = tensors[f"base_model.model.{layer}.base_layer.bias"].float()
     model.fc2.load_state_dict({own: tensors[f"base_model.model.fc2.{own}"].float() for own in ("weight", "bias")})
     return model(x)
+
+
+@pytest.mark.parametrize("scaling", ["alpha/r", "alpha", "alpha/sqrt(r)"])
+def test_the_strength_dial_changes_no_byte_of_the_file(net, tmp_path, scaling):
+    replace_linear_with_lora(net, 3, 5, scaling=scaling)
+    save_adapter(speak(net), tmp_path / "before")
+    set_strength(net, 0.5)
+    save_adapter(net, tmp_path / "after")
+    for name in (WEIGHTS, CONFIG):
+        assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
+
+
+def test_layers_of_different_scaling_conventions_are_saved_as_what_they_compute(net, x, tmp_path):
+    fresh = copy.deepcopy(net)
+    kinds = {"fc1": "alpha/r", "fc2": "alpha", "head": "alpha/sqrt(r)"}
+    wrap_layers(net, {name: {"rank": 3, "alpha": 5, "scaling": kind} for name, kind in kinds.items()})
+    load_adapter(fresh, save_adapter(speak(net), tmp_path))
+    torch.testing.assert_close(fresh(x), net(x))
+
+
+def test_a_crash_while_writing_leaves_the_file_that_was_there_whole(net, saved, monkeypatch):
+    before = {name: (saved / name).read_bytes() for name in (WEIGHTS, CONFIG)}
+    load_adapter(net, saved)
+    speak(net)
+
+    def half(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", half)
+    with pytest.raises(OSError, match="no space left"):
+        save_adapter(net, saved)
+    assert {name: (saved / name).read_bytes() for name in (WEIGHTS, CONFIG)} == before
+
+
+def test_the_weights_file_says_that_it_is_torchs(saved):
+    with safe_open(saved / WEIGHTS, "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_names_come_back_in_the_models_order_and_saving_makes_the_folders(tmp_path):
+    model = nn.ModuleDict({"z": nn.Linear(4, 4), "a": nn.Linear(4, 4), "m": nn.Linear(4, 4)})
+    plain = copy.deepcopy(model)
+    replace_linear_with_lora(model, 2)
+    folder = tmp_path / "a" / "new" / "folder"
+    assert save_adapter(model, str(folder)) == folder
+    assert load_adapter(plain, folder) == ["z", "a", "m"]
+
+
+@pytest.mark.parametrize(("name", "written"), [("gpt2", "gpt2"), ("", None), (None, None)])
+def test_the_base_models_name_is_written_where_it_is_known(net, tmp_path, name, written):
+    net.config = SimpleNamespace(name_or_path=name)
+    replace_linear_with_lora(net, 2)
+    save_adapter(net, tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["base_model_name_or_path"] == written
+
+
+PATTERNS = {
+    "the first that fits": ({"fc1": 2, ".*": 3}, {"fc1": 2, "inner.fc1": 2, "xfc1": 3}),
+    "from a dot on": ({"fc1": 2}, {"fc1": 2, "inner.fc1": 2, "xfc1": 1}),
+    "from the beginning alone": ({"^fc1": 2}, {"fc1": 2, "inner.fc1": 1, "xfc1": 1}),
+    "to the end": ({"inner": 2}, {"fc1": 1, "inner.fc1": 1, "xfc1": 1}),
+    "each of several": ({"^fc1|xfc1": 2}, {"fc1": 2, "inner.fc1": 1, "xfc1": 2}),
+    "none": (None, {"fc1": 1, "inner.fc1": 1, "xfc1": 1}),
+}
+
+
+@pytest.mark.parametrize(("patterns", "expected"), PATTERNS.values(), ids=PATTERNS)
+def test_a_pattern_of_ranks_or_alphas_means_whole_names_or_their_ends(patterns, expected):
+    config = PeftConfig({"r": 1, "lora_alpha": 1, "rank_pattern": patterns, "alpha_pattern": patterns})
+    assert {name: config.settings(name)["rank"] for name in expected} == expected
+    assert {name: config.settings(name)["alpha"] for name in expected} == expected
+
+
+@pytest.mark.parametrize("key", ["lora_bias", "use_dora", "use_magic"])
+@pytest.mark.parametrize("value", [0, "", 0.0])
+def test_nothing_is_taken_to_be_off_but_null_false_and_empty_collections(net, saved, key, value):
+    edit_config(saved, **{key: value})
+    with pytest.raises(AdapterFileError, match=f"'{key}' is {value!r}, which is not honoured"):
+        load_adapter(net, saved)
+
+
+def test_what_is_off_is_not_in_the_way(net, saved):
+    edit_config(saved, one=None, two=False, three=[], four={}, lora_dropout=None, rank_pattern=None)
+    assert load_adapter(net, saved) == ["fc1", "head"] and net.fc1.lora.dropout == 0
+
+
+@pytest.mark.parametrize("pattern", ["fc1|hea", "c1|head", "fc|head"])
+def test_a_regular_expression_of_targets_must_fit_the_whole_name(net, saved, pattern):
+    edit_config(saved, target_modules=pattern)
+    with pytest.raises(AdapterFileError, match="is not in target_modules"):
+        load_adapter(net, saved)

@@ -2,6 +2,7 @@
 
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -203,3 +204,183 @@ def test_a_ledger_leaves_no_gradients_behind():
     model = three_layers()
     memory_ledger(model, torch.randn(5, 6), torch.randn(5, 3))
     assert all(p.grad is None for p in model.parameters())
+
+
+class Counter:
+    """Stands for an optimizer: remembers how it was made and how many steps it was asked for."""
+
+    def __init__(self, parameters, **options):
+        self.parameters, self.options, self.steps = list(parameters), options, 0
+
+    def zero_grad(self):
+        pass
+
+    def step(self):
+        self.steps += 1
+
+
+def test_an_epochs_loss_is_the_mean_over_examples_also_when_the_last_batch_is_smaller():
+    X, y = torch.arange(10.0)[:, None] ** 2, torch.zeros(10, 1)
+    model = nn.Linear(1, 1)
+    history = train_model(model, X, y, 1, batch_size=4, optimizer=Counter, progress=False)
+    assert history.train == pytest.approx([evaluate(model, X, y)])
+
+
+def test_another_optimizer_gets_the_rate_and_what_is_to_be_trained_alone():
+    model, made = LinearWithLoRA(nn.Linear(4, 4), 2), []
+
+    def optimizer(parameters, **options):
+        made.append(Counter(parameters, **options))
+        return made[-1]
+
+    X = torch.randn(10, 4)
+    train_model(model, X, X, 2, lr=0.07, batch_size=4, optimizer=optimizer, progress=False)
+    assert made[0].options == {"lr": 0.07} and made[0].steps == 6
+    assert {id(p) for p in made[0].parameters} == {id(model.lora.A), id(model.lora.B)}
+
+
+@pytest.mark.parametrize("shape", [(3_001, 64), (3_001, 7, 5)], ids=["examples", "sequences"])
+def test_loss_and_accuracy_in_pieces_are_those_of_the_whole(shape):
+    """A piece is some 30,000 numbers: the data take several, and the last is smaller."""
+    X = torch.randn(shape)
+    y = (X[..., 0] + X.norm(dim=-1) > shape[-1] ** 0.5).long() * torch.arange(3_001).view(-1, *[1] * (X.dim() - 2)) % 3
+    model = nn.Linear(shape[-1], 3)
+    output = model(X).detach()
+    assert evaluate(model, X, y) == pytest.approx(
+        nn.functional.cross_entropy(output.flatten(0, -2), y.flatten()).item()
+    )
+    assert accuracy(model, X, y) == pytest.approx((output.argmax(-1) == y).double().mean().item())
+
+
+def test_examples_larger_than_a_piece_are_measured_one_by_one():
+    X, y = torch.randn(3, 40_000), torch.tensor([0, 1, 0])
+    model = nn.Linear(40_000, 2)
+    assert evaluate(model, X, y) == pytest.approx(nn.functional.cross_entropy(model(X), y).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("measure", [evaluate, accuracy])
+def test_measuring_computes_in_evaluation_mode_without_gradients_and_gives_the_mode_back(measure):
+    seen = []
+
+    class Watch(nn.Dropout):
+        def forward(self, x):
+            seen.append((self.training, x.requires_grad, torch.is_grad_enabled()))
+            return x
+
+    model = nn.Sequential(nn.Linear(4, 3), Watch()).train()
+    measure(model, torch.randn(6, 4), torch.zeros(6, dtype=torch.long))
+    assert seen == [(False, False, False)] and model[1].training and torch.is_grad_enabled()
+
+
+def test_the_mode_of_each_part_and_the_thread_count_come_back_after_an_error():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+    model[1].eval()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train_model(model, torch.randn(6, 4), torch.randn(6, 3), 1, progress=False)
+        assert torch.get_num_threads() == 2 and model[0].training and not model[1].training
+        with pytest.raises(ValueError, match="reshape y"):
+            train_model(model, torch.randn(6, 4), torch.randn(6, 2), 1, progress=False)
+        assert torch.get_num_threads() == 2 and model[0].training and not model[1].training
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_training_is_done_in_training_mode():
+    seen = []
+
+    class Watch(nn.Linear):
+        def forward(self, x):
+            seen.append(self.training)
+            return super().forward(x)
+
+    X = torch.randn(6, 3)
+    train_model(Watch(3, 3).eval(), X, X, 1, val=(X, X), progress=False)
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_step_is_taken_on_a_loss_that_is_not_finite(value):
+    model, X = nn.Linear(3, 3), torch.randn(6, 3)
+    before = [p.detach().clone() for p in model.parameters()]
+    history = train_model(model, X, X, loss=lambda output, y: output.mean() * 0 + value, progress=False)
+    assert not history.train and f"the loss is {value}" in history.stopped
+    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"lr": float("nan")}, "lr=nan is not a positive number"),
+        ({"lr": float("inf")}, "lr=inf is not a positive number"),
+        ({"epochs": True}, "epochs=True"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"X": torch.ones(0, 3), "y": torch.ones(0, 3)}, "there must be some"),
+    ],
+    ids=str,
+)
+def test_numbers_that_are_none_are_refused_before_anything_changes(options, reason):
+    model, X = nn.Linear(3, 3), torch.randn(6, 3)
+    before = model.weight.detach().clone()
+    with pytest.raises(ValueError, match=reason):
+        train_model(model, **({"X": X, "y": X} | options), progress=False)
+    assert torch.equal(model.weight, before)
+
+
+def test_numpys_whole_numbers_will_do():
+    X = torch.randn(6, 3)
+    history = train_model(nn.Linear(3, 3), X, X, np.int64(2), batch_size=np.int64(4), progress=False)
+    assert len(history.train) == 2
+
+
+def test_no_epochs_are_an_empty_history_and_the_same_model():
+    model, X = nn.Linear(3, 3), torch.randn(6, 3)
+    before = model.weight.detach().clone()
+    history = train_model(model, X, X, 0, val=(X, X), progress=False)
+    assert history.train == history.val == [] and not history.stopped and torch.equal(model.weight, before)
+
+
+def test_a_loss_of_ones_own_is_measured_on_the_validation_data_too():
+    model, X = nn.Linear(3, 3), torch.randn(6, 3)
+    own = nn.functional.l1_loss
+    history = train_model(model, X, X, 2, val=(X + 1, X), loss=own, progress=False)
+    assert history.val[-1] == evaluate(model, X + 1, X, loss=own) != evaluate(model, X + 1, X)
+
+
+def test_without_batches_the_examples_keep_their_order():
+    seen = []
+
+    class Watch(nn.Linear):
+        def forward(self, x):
+            seen.append(x[:, 0].tolist())
+            return super().forward(x)
+
+    train_model(Watch(1, 1), torch.arange(10.0)[:, None], torch.zeros(10, 1), 2, progress=False)
+    assert seen == [[*range(10)]] * 2
+
+
+def test_training_leaves_the_worlds_random_numbers_as_they_were():
+    X = torch.randn(6, 3)
+    model = nn.Linear(3, 3)
+    after = torch.get_rng_state()
+    train_model(model, X, X, 1, batch_size=2, seed=5, progress=False)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_the_ledger_of_a_half_precision_model_counts_two_bytes_a_number_and_a_loss_of_ones_own():
+    model, X = nn.Linear(6, 3).bfloat16(), torch.randn(5, 6).bfloat16()
+    ledger = memory_ledger(model, X, torch.zeros(5, 2), loss=lambda output, y: output.sum())
+    numbers = 6 * 3 + 3
+    assert ledger == {"weights": 2 * numbers, "gradients": 2 * numbers, "optimizer": 4 * numbers, "activations": 0}
+
+
+def test_infinity_in_the_data_is_named_as_the_cause_too():
+    X = torch.randn(6, 3)
+    X[2, 1] = float("inf")
+    assert "because X contains NaN or infinity" in train_model(nn.Linear(3, 3), X, X * 0 + 1, progress=False).stopped
+
+
+def test_a_history_counts_the_seconds():
+    X = torch.randn(6, 3)
+    assert train_model(nn.Linear(3, 3), X, X, 1, progress=False).seconds > 0
