@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from conftest import SmallNet, assert_untouched, snapshot, speak
 from lora_lab import (
@@ -21,7 +22,7 @@ from lora_lab import (
     set_strength,
     unmerge_lora,
 )
-from lora_lab.adapt import wrap_layers
+from lora_lab.adapt import model_parts, wrap_layers
 
 
 def test_an_adapted_model_starts_as_the_pretrained_model_exactly(net, x):
@@ -133,7 +134,7 @@ def test_strength_goes_from_the_pretrained_model_through_the_adapted_one_and_bey
         torch.testing.assert_close(layer(x), base + strength * update)
 
 
-@pytest.mark.parametrize("strength", [float("nan"), float("inf"), "1", None])
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), "1", None, True])
 def test_a_strength_that_is_no_number_is_refused(net, strength):
     replace_linear_with_lora(net, 2)
     with pytest.raises(ValueError, match=f"strength={strength!r}"):
@@ -323,3 +324,105 @@ def test_a_second_injection_is_refused_and_the_first_stays(net):
 def test_a_model_without_lora_is_told_how_to_get_it(net, call):
     with pytest.raises(ValueError, match=r"no LoRA layers; put them in with replace_linear_with_lora"):
         call(net)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_removing_lora_from_gpt2s_conv1d_leaves_a_conv1d_frozen_in_its_layout(merged):
+    model, x = nn.Sequential(Conv1D(4, 8)), torch.randn(3, 8)
+    plain = copy.deepcopy(model)
+    replace_linear_with_lora(model, 2)
+    speak(model)
+    if merged:
+        merge_lora(model)
+    expected = model(x) if merged else plain(x)
+    remove_lora(model)
+    assert isinstance(model[0], Conv1D) and model[0].weight.shape == plain[0].weight.shape
+    torch.testing.assert_close(model(x), expected)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_removing_lora_from_a_lone_layer_says_where_the_plain_one_is():
+    with pytest.raises(ValueError, match=r"plain layer is model\.linear"):
+        remove_lora(LinearWithLoRA(nn.Linear(8, 4), 2))
+
+
+def test_lora_disabled_inside_itself_gives_back_what_was_before_each(net, x):
+    before = net(x)
+    replace_linear_with_lora(net, 4)
+    adapted = speak(net)(x)
+    with lora_disabled(net) as same:
+        assert same is net
+        with lora_disabled(net):
+            pass
+        assert torch.equal(net(x), before)
+    assert torch.equal(net(x), adapted)
+
+
+def test_strength_leaves_a_model_that_is_not_merged_unmerged(net):
+    replace_linear_with_lora(net, 4)
+    set_strength(net, 0.5)
+    assert all(layer.merged is None for layer in lora_layers(net).values())
+
+
+def test_a_lone_adapted_layers_state_is_called_a_and_b():
+    layer = speak(LinearWithLoRA(nn.Linear(8, 4), 2))
+    state = lora_state(layer)
+    assert list(state) == ["A", "B"] and torch.equal(state["B"], layer.lora.B)
+
+
+def test_a_saved_state_needs_no_gradient(net):
+    replace_linear_with_lora(net, 4)
+    assert not any(value.requires_grad for value in lora_state(net).values())
+
+
+def test_every_setting_reaches_every_layer(net):
+    class Variant(LinearWithLoRA):
+        pass
+
+    replace_linear_with_lora(net, 4, 8, None, "head", "alpha", 0.25, dtype=torch.float64, layer=Variant)
+    for layer in lora_layers(net).values():
+        lora = layer.lora
+        assert (lora.rank, lora.alpha, lora.scaling, lora.dropout) == (4, 8, "alpha", 0.25)
+        assert lora.A.dtype == torch.float64 and type(layer) is Variant
+
+
+def test_wrapping_anew_takes_the_earlier_adapters_out(net, x):
+    before = net(x)
+    replace_linear_with_lora(net, 4)
+    speak(net)
+    wrap_layers(net, {"fc1": {"rank": 2}})
+    assert list(lora_layers(net)) == ["fc1"] and torch.equal(net(x), before)
+
+
+def test_layers_can_start_from_a_state_and_one_that_does_not_fit_changes_nothing(net):
+    state = {"fc1.A": torch.ones(12, 2), "fc1.B": torch.ones(2, 16)}
+    before = snapshot(net)
+    with pytest.raises(ValueError, match=r"lacks fc1\.B"):
+        wrap_layers(net, {"fc1": {"rank": 2}}, {"fc1.A": state["fc1.A"]})
+    assert_untouched(net, before)
+    wrap_layers(net, {"fc1": {"rank": 2}}, state)
+    assert all(torch.equal(value, state[key]) for key, value in lora_state(net).items())
+
+
+def test_wrapping_a_layer_that_is_not_there_is_refused_with_the_nearest(net):
+    with pytest.raises(ValueError, match=r"'fc3' is no linear layer of this model; did you mean 'fc"):
+        wrap_layers(net, {"fc3": {"rank": 2}})
+
+
+def test_a_model_without_parameters_has_none_and_its_share_is_zero():
+    assert str(count_parameters(nn.ReLU())) == "trainable params: 0 || all params: 0 || trainable%: 0.0000"
+
+
+def test_the_share_of_a_very_small_model_is_its_own():
+    assert str(count_parameters(nn.Linear(1, 1))).endswith("trainable%: 100.0000")
+
+
+def test_a_models_parts_are_the_adapter_what_else_learns_and_what_is_frozen_and_no_buffers(net):
+    net.norm = nn.BatchNorm1d(6)
+    assert not model_parts(net)["adapter"] and len(model_parts(net)["head"]) == 8
+    replace_linear_with_lora(net, 2, targets="fc1")
+    net.head.bias.requires_grad_(True)
+    parts = model_parts(net)
+    assert list(parts["adapter"]) == ["fc1.A", "fc1.B"] and list(parts["head"]) == ["head.bias"]
+    names = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "head.weight", "norm.weight", "norm.bias"]
+    assert list(parts["base"]) == names

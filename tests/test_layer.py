@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.pytorch_utils import Conv1D
 
 from conftest import speak
 from lora_lab import LinearWithLoRA, LoRALayer, set_seed, train_model
@@ -243,3 +245,148 @@ def test_a_refused_layer_is_left_unfrozen():
     with pytest.raises(ValueError, match="rank=5"):
         LinearWithLoRA(linear, 5)
     assert linear.weight.requires_grad and linear.bias.requires_grad
+
+
+def test_the_weight_of_a_disabled_layer_is_the_pretrained_one_to_the_bit():
+    layer = speak(LinearWithLoRA(nn.Linear(8, 4), 2))
+    layer.merge()
+    layer.enabled = False
+    assert torch.equal(layer.weight, layer.linear.weight)
+
+
+def test_gpt2s_conv1d_computes_the_same_merged_or_not_and_keeps_its_layout():
+    layer, x = speak(LinearWithLoRA(Conv1D(4, 8), 2, alpha=5)), torch.randn(3, 8)
+    assert (layer.in_features, layer.out_features) == (8, 4) and layer.lora.A.shape == (8, 2)
+    expected = layer.linear(x) + layer.lora(x)
+    for step in (lambda: None, layer.merge, layer.unmerge):
+        step()
+        torch.testing.assert_close(layer(x), expected)
+        torch.testing.assert_close(layer.weight, layer.linear.weight + layer.lora.delta())
+    layer.enabled = False
+    assert torch.equal(layer.weight, layer.linear.weight)
+
+
+def test_a_and_b_are_made_on_the_wrapped_layers_device():
+    lora = LinearWithLoRA(nn.Linear(8, 4, device="meta"), 2).lora
+    assert lora.A.device.type == lora.B.device.type == "meta"
+
+
+def test_a_wrapped_layer_knows_its_sizes():
+    layer = LinearWithLoRA(nn.Linear(8, 4), 2)
+    assert (layer.in_features, layer.out_features) == (8, 4)
+
+
+def test_numpys_numbers_are_numbers_and_are_kept_as_pythons():
+    lora = LoRALayer(64, 10, rank=np.int64(2), alpha=np.float32(3), dropout=np.float32(0.5))
+    assert [type(value) for value in (lora.rank, lora.alpha, lora.dropout)] == [int, float, float]
+    assert (lora.rank, lora.alpha, lora.dropout) == (2, 3, 0.5)
+
+
+def test_the_rank_may_be_as_large_as_the_smaller_side():
+    assert LoRALayer(64, 10, rank=10).rank == 10
+
+
+def test_dropout_acts_in_training_only_and_on_the_updates_path_only():
+    layer, x = speak(LinearWithLoRA(nn.Linear(8, 4), 2, dropout=0.5)), torch.ones(6, 8)
+    base, full = layer.linear(x), layer.linear(x) + layer.lora.eval()(x)
+    torch.testing.assert_close(layer.eval()(x), full)
+    layer.train()
+    assert not torch.allclose(layer(x), full) and not torch.allclose(layer.lora(x), full - base)
+    nn.init.zeros_(layer.lora.B)
+    assert torch.equal(layer(x), base)
+
+
+def test_dropout_takes_its_share_of_single_numbers_and_makes_up_for_them():
+    lora = LoRALayer(64, 10, dropout=0.2)
+    seen = lora.seen(torch.ones(500, 64))
+    assert (seen == 0).float().mean().item() == pytest.approx(0.2, abs=0.02)
+    assert seen.max().item() == pytest.approx(1 / 0.8)
+    assert ((seen == 0).any(dim=1) & (seen != 0).any(dim=1)).all()
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1, 1.5, math.nan, math.inf, True, "0.1", None])
+def test_a_dropout_that_is_no_share_below_one_is_refused(dropout):
+    with pytest.raises(ValueError, match=rf"dropout={dropout!r}.*try 0.1"):
+        LoRALayer(64, 10, dropout=dropout)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, "float32", float])
+def test_a_dtype_that_is_no_floating_point_type_of_torch_is_refused(dtype):
+    with pytest.raises(ValueError, match=r"is no floating-point type of torch; try torch\.float32"):
+        LinearWithLoRA(nn.Linear(8, 4), 2, dtype=dtype)
+
+
+def test_float32_adapters_on_a_bfloat16_layer_round_once_and_give_bfloat16():
+    layer = speak(LinearWithLoRA(nn.Linear(64, 64, dtype=torch.bfloat16), 4, dtype=torch.float32))
+    lora, x = layer.lora, torch.randn(20, 64).bfloat16()
+    assert lora.A.dtype == lora.B.dtype == torch.float32
+    assert layer(x).dtype == layer.weight.dtype == torch.bfloat16
+    assert torch.equal(layer(x), (layer.linear(x).float() + lora(x)).bfloat16())
+    exact = layer.linear.weight.double() + (lora.A.double() @ lora.B.double()).T
+    layer.merge()
+    assert layer(x).dtype == layer.merged.dtype == torch.bfloat16
+    error, best = (layer.merged.double() - exact).norm(), (exact.bfloat16().double() - exact).norm()
+    assert error <= 1.001 * best
+
+
+@pytest.mark.parametrize(("base", "own"), [(torch.float64, None), (torch.float32, torch.float64)])
+def test_a_merged_weight_is_as_exact_as_the_finer_of_w_and_the_adapter(base, own):
+    layer = speak(LinearWithLoRA(nn.Linear(64, 64, dtype=base), 4, dtype=own))
+    exact = layer.linear.weight.double() + (layer.lora.A.double() @ layer.lora.B.double()).T
+    layer.merge()
+    rounded = (exact.to(base).double() - exact).norm()
+    assert (layer.merged.double() - exact).norm() <= 1.001 * rounded + 1e-14
+
+
+def test_a_merged_weight_carries_no_gradient():
+    layer = LinearWithLoRA(nn.Linear(8, 4), 2)
+    layer.merge()
+    assert not layer.merged.requires_grad
+
+
+class Packed(nn.Linear):
+    """Keeps its weight halved, as a layer that stores it in another form would."""
+
+    def dense_weight(self):
+        return 2 * self.weight
+
+    def forward(self, x):
+        return F.linear(x, self.dense_weight(), self.bias)
+
+
+def test_a_layer_with_a_form_of_its_own_is_adapted_by_the_weight_it_says_it_has():
+    linear, x = Packed(8, 4), torch.randn(3, 8)
+    layer = speak(LinearWithLoRA(linear, 2))
+    expected = linear(x) + layer.lora(x)
+    torch.testing.assert_close(layer(x), expected)
+    layer.merge()
+    torch.testing.assert_close(layer(x), expected)
+    layer.enabled = False
+    assert torch.equal(layer.weight, linear.dense_weight())
+
+
+def test_a_linear_layer_of_another_name_is_adapted():
+    class Renamed(nn.Linear):
+        pass
+
+    assert LinearWithLoRA(Renamed(8, 4), 2).in_features == 8
+
+
+def test_a_variant_of_lora_counts_as_lora_and_is_not_adapted_again():
+    class Variant(LinearWithLoRA):
+        pass
+
+    with pytest.raises(TypeError, match="already has LoRA"):
+        LinearWithLoRA(Variant(nn.Linear(8, 4), 2), 2)
+
+
+def test_a_layer_that_is_only_called_conv1d_is_refused():
+    with pytest.raises(TypeError, match="type Conv1d can't"):
+        LinearWithLoRA(nn.Conv1d(8, 4, 1), 2)
+    with pytest.raises(TypeError, match="type Conv1D can't"):
+        LinearWithLoRA(type("Conv1D", (nn.Conv1d,), {})(8, 4, 1), 2)
+
+
+def test_printing_a_layer_shows_its_dropout_only_if_it_has_one():
+    assert "scaling='alpha/r', dropout=0.1)" in repr(LoRALayer(64, 10, dropout=0.1))
+    assert "dropout" not in repr(LoRALayer(64, 10))
