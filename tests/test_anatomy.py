@@ -90,3 +90,25 @@ def test_bfloat16_is_decomposed_in_float32():
 def test_bad_input_is_refused_by_name_and_value(call, reason):
     with pytest.raises(ValueError, match=reason):
         call()
+
+
+def test_the_amplification_compares_frobenius_norms_of_the_whole_update_and_of_what_the_weight_does_in_its_space():
+    weight, delta = torch.randn(7, 5), torch.randn(7, 5)
+    U, _, Vh = torch.linalg.svd(delta)
+    by_hand = delta.norm() / (U[:, :2].T @ weight @ Vh[:2].T).norm()
+    assert amplification_factor(weight, delta, rank=2) == pytest.approx(by_hand.item(), rel=1e-4)
+
+
+def test_a_trained_weight_can_be_looked_at_as_it_is_and_the_results_carry_no_gradient():
+    weight, delta = torch.nn.Parameter(torch.randn(6, 4)), torch.randn(6, 4, requires_grad=True)
+    results = spectrum(weight), low_rank_approximation(weight, 2), similarity(weight, delta)
+    assert not any(result.requires_grad for result in results)
+    assert isinstance(amplification_factor(weight, delta, 1), float)
+
+
+def test_double_precision_is_kept():
+    matrix = torch.randn(4, 3, dtype=torch.float64)
+    assert {f.dtype for f in (spectrum(matrix), low_rank_approximation(matrix, 2), similarity(matrix, matrix))} == {
+        torch.float64
+    }
+    torch.testing.assert_close(low_rank_approximation(matrix, 3), matrix, rtol=1e-12, atol=1e-12)

@@ -370,3 +370,156 @@ def test_a_step_of_plain_gradient_descent_has_no_size_of_its_own_and_is_not_judg
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     X, y = torch.randn(20, 64).bfloat16(), torch.randn(20, 8).bfloat16()
     assert doctor(model, X, y, optimizer=optimizer).problems == []
+
+
+def checked(model, X, y, **options):
+    return "\n".join(doctor(model, X, y, **options).problems)
+
+
+@pytest.mark.parametrize(("alpha", "named"), [(16, False), (16.5, True)])
+def test_a_scale_of_eight_is_fine_and_a_larger_one_is_named(alpha, named):
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2, alpha=alpha)
+    assert ("the scale of 0 is" in checked(model, X, y)) == named
+
+
+@pytest.mark.parametrize(("times", "named"), [(0, False), (0.05, True), (0.2, False), (1.8, False), (3, True)])
+def test_an_A_much_too_small_is_named_as_well_as_one_too_large(times, named):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(400, 20))
+    replace_linear_with_lora(model, rank=8)
+    model[0].lora.A.data *= times
+    said = checked(model, torch.randn(4, 400), torch.randn(4, 20))
+    assert ("wrong fan" in said) == named and ("both zero" in said) == (times == 0)
+
+
+def test_an_A_of_a_few_numbers_may_differ_by_chance():
+    model = nn.Sequential(nn.Linear(31, 3))
+    replace_linear_with_lora(model, rank=2)
+    model[0].lora.A.data *= 4
+    assert "wrong fan" not in checked(model, torch.randn(4, 31), torch.randn(4, 3))
+
+
+def test_a_caller_who_switched_gradients_off_gets_the_same_report():
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    report = doctor(model, X, y)
+    with torch.no_grad():
+        assert repr(doctor(model, X, y)) == repr(report) and not torch.is_grad_enabled()
+
+
+def test_an_optimizers_second_group_counts_and_what_no_group_holds_is_named():
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    groups = [{"params": list(layer.lora.parameters()), "lr": lr} for layer, lr in ((model[0], 0.1), (model[2], 0.2))]
+    assert doctor(model, X, y, optimizer=torch.optim.SGD(groups)).problems == []
+    (problem,) = doctor(model, X, y, optimizer=torch.optim.SGD(groups[:1])).problems
+    assert "does not hold 2.lora.A, 2.lora.B: made before LoRA went in?" in problem
+
+
+def test_the_report_measures_the_gradients_of_all_A_and_of_all_B():
+    model, X, y = own_model()
+    model.eval()
+    replace_linear_with_lora(model, rank=2)
+    for layer in (model[0], model[2]):
+        nn.init.normal_(layer.lora.B)
+    (model(X) - y).square().mean().backward()
+    measured = doctor(model, X, y, trained=True).measured
+    for half in "AB":
+        both = torch.cat([getattr(layer.lora, half).grad.flatten() for layer in (model[0], model[2])])
+        assert measured[f"gradient of {half}"] == f"{both.norm().item():.2g}"
+
+
+def test_layers_of_several_ranks_and_scales_are_listed_and_their_numbers_added():
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2, alpha=2, targets="0")
+    model[2] = LinearWithLoRA(model[2], 3, alpha=6)
+    measured = doctor(model, X, y).measured
+    assert measured["LoRA layers"] == "2, rank 2, 3, scale 1, 2"
+    assert measured["numbers that want to learn"].endswith(f"A and B together have {2 * (6 + 8) + 3 * (8 + 3)}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_number_of_X_that_is_none_is_named_and_not_blamed_on_the_training(value):
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    X[3, 1] = value
+    said = checked(model, X, y)
+    assert "X contains NaN or infinity" in said and "diverged" not in said
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_means_that_the_training_diverged(value):
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    said = checked(model, X, y, loss=lambda output, y: output.mean() * 0 + value)
+    assert f"the loss is {value}: the training diverged" in said and "X contains" not in said
+
+
+def test_a_model_that_reads_whole_numbers_hears_of_its_diverged_training_too():
+    model = nn.Sequential(nn.Embedding(5, 6), nn.Flatten(), nn.Linear(18, 3)).requires_grad_(False)
+    replace_linear_with_lora(model, rank=2)
+    X, y = torch.randint(5, (8, 3)), torch.randn(8, 3)
+    assert checked(model, X, y) == ""
+    model[2].lora.B.data.fill_(float("nan"))
+    assert "the training diverged" in checked(model, X, y, trained=True)
+
+
+def test_the_difference_from_the_pretrained_is_the_largest_in_either_direction():
+    model, X, y = own_model()
+    pretrained = copy.deepcopy(model)
+    replace_linear_with_lora(model, rank=2)
+    model[2].linear.bias.data -= torch.tensor([0.0, 0.5, 0.0])
+    report = doctor(model, X, y, pretrained)
+    assert report.measured["output differs from the pretrained by"] == "0.5"
+    assert any("B is zero, and yet the output differs" in problem for problem in report.problems)
+
+
+def test_a_new_head_of_another_size_cant_be_compared_but_is_no_illness():
+    model, X, _ = own_model()
+    pretrained = copy.deepcopy(model)
+    replace_linear_with_lora(model, rank=2, targets="0")
+    model[2] = nn.Linear(8, 5)
+    report = doctor(model, X, torch.randn(20, 5), pretrained, learns="2")
+    assert report.problems == []
+    assert report.measured["output differs from the pretrained by"] == "can't be compared"
+
+
+def test_a_pretrained_model_of_another_shape_or_other_layers_is_not_the_same_model():
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    wider = nn.Sequential(nn.Linear(6, 9), nn.Dropout(), nn.Linear(9, 3))
+    assert "0.weight is not in the pretrained model in this shape" in checked(model, X, y, pretrained=wider)
+    other = nn.Sequential(nn.Linear(6, 3))
+    assert "2.weight is not in the pretrained model in this shape" in checked(model, X, y, pretrained=other)
+
+
+def test_one_frozen_half_is_named_alone():
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    model[2].lora.B.requires_grad_(False)
+    (problem,) = doctor(model, X, y).problems
+    assert problem.startswith("2.B can't learn")
+
+
+def test_a_layer_that_the_model_never_uses_gets_no_gradient():
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    model[0].spare = LinearWithLoRA(nn.Linear(4, 4), 2)
+    (problem,) = doctor(model, X, y).problems
+    assert "B of 0.spare gets no gradient: is it used" in problem
+
+
+def test_a_model_cut_off_from_its_loss_is_examined_all_the_same():
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    report = doctor(model, X, y, loss=lambda output, y: (output.detach() - y).square().mean())
+    assert report.measured["gradient of B"] == "0" and "B of 0 gets no gradient" in repr(report)
+
+
+def test_after_training_zero_B_and_a_silent_layer_are_no_longer_the_start():
+    model, X, y = own_model()
+    replace_linear_with_lora(model, rank=2)
+    nn.init.normal_(model[0].lora.B)
+    model[2].enabled = False
+    assert doctor(model, X, y, trained=True).problems == []

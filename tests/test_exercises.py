@@ -11,7 +11,7 @@ import torch
 
 from lora_lab import exercises
 from lora_lab.exercises import solutions
-from lora_lab.exercises.engine import Card, Exercise
+from lora_lab.exercises.engine import Card, Exercise, difference
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 MODULES = [name for _, name, _ in pkgutil.iter_modules(exercises.__path__) if name.startswith("part_")]
@@ -200,3 +200,127 @@ def test_a_class_is_no_function():
 def test_a_wrong_number_is_not_told_by_how_much(answer, said):
     text = EXERCISES["part_00.rank_of_the_task"].check(answer).text
     assert said in text and "5 is right" not in text
+
+
+def echo(case):
+    """An exercise that asks for its argument back."""
+    return Exercise("t", lambda x: x, ["gentle", "plainer", "plain"], [], [(case,)])
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "diagnosis"),
+    [
+        ((1, 2), (1,), "it gives 1 things, but 2 are asked for"),
+        ((1, 2), [1, 2, 3], "it gives 3 things, but 2 are asked for"),
+        ((1, 2), 7, "it gives 7, but 2 things are asked for"),
+        ((1, 2), (1, 5), "of the 2 results, number 2 is off: it gives 5, but 2 is right"),
+        ((1, 2), (None, 2), "of the 2 results, number 1 is off: it returns nothing"),
+        (torch.ones(3), torch.ones(3, requires_grad=True), "the numbers are right, but the result still requires a g"),
+        (torch.ones(3), torch.ones(3).int(), "the result is of type torch.int32, but torch.float32 is right"),
+        (torch.zeros(3), torch.ones(3), "3 of 3 numbers are off"),
+        (torch.zeros(3), torch.tensor([0.0, 1e-8, 1.0]), "1 of 3 numbers are off"),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]), "1 of 2 numbers are off"),
+        (torch.ones(2, 3), torch.ones(3, 3), "the result has shape (3, 3), but (2, 3) is right."),
+        (2.5, -2.5, "the sign is reversed, everything else is right"),
+        (0.0, 1.0, "it gives 1, but 0 is right"),
+        (0.1, 1e-7, "it gives 1e-07, but 0.1 is right"),
+        (True, 1, "it gives 1, but True is right"),
+        ("a", "b", "it gives 'b', but 'a' is right"),
+        (3, [1, 2, 3, 4, 5], "it gives [1, 2, 3, 4, 5], but 3 is right"),
+        (3, [10**9] * 9, "it gives an object of type list, but 3 is right"),
+    ],
+)
+def test_a_difference_is_said_in_one_sentence(expected, actual, diagnosis):
+    said = difference(actual, expected)
+    assert said.startswith(diagnosis) and ("transposed" in said) == ("transposed" in diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("given", "sign"), [(1.00005, "✓"), (1.001, "✗"), (1, "✓"), (1.0, "✓"), (True, "✗"), (torch.tensor(1.0), "✓")]
+)
+def test_rounding_is_forgiven_and_a_mistake_in_the_third_place_is_not(given, sign):
+    assert Exercise("t", 1.0, ["h"], []).check(given).sign == sign
+    assert echo(1.0).check(lambda x: given).sign == sign
+
+
+def test_small_numbers_are_compared_by_their_own_size():
+    assert echo(1e-3).check(lambda x: 2e-3).sign == "✗"
+
+
+@pytest.mark.parametrize("change", [lambda x: x.double(), lambda x: x.clone().requires_grad_(), lambda x: [x]])
+def test_another_precision_a_gradient_or_a_list_too_many_is_not_correct(change):
+    assert echo(torch.ones(3)).check(change).sign == "✗"
+
+
+def test_each_hint_is_its_own_and_there_is_none_before_the_first():
+    exercise = echo(1)
+    assert [exercise.hint(i).text for i in (1, 2, 3)] == exercise.hints
+    assert exercise.hint(2).headline == "Hint 2 of 3"
+    assert exercise.hint(0).headline == exercise.hint(4).headline == exercise.hint(-1).headline == "There are 3 hints"
+
+
+def test_the_solution_is_the_function_at_the_left_edge_or_the_value():
+    def doubled(x):
+        return 2 * x
+
+    assert Exercise("t", doubled, [], []).solution().code == "def doubled(x):\n    return 2 * x"
+    assert Exercise("t", 2.5, [], []).solution().code == "2.5"
+
+
+def test_an_answer_that_writes_does_no_harm_and_hears_into_which_argument():
+    a, b = torch.ones(2), torch.ones(2)
+    exercise = Exercise("t", lambda a, b: a + b, ["h"], [], [(a, b)])
+    assert "it writes into its argument b" in exercise.check(lambda a, b: a + b.mul_(2) / 2).text
+    assert torch.equal(b, torch.ones(2)) and exercise.check(lambda a, b: a + b).sign == "✓"
+
+
+def test_random_numbers_are_drawn_alike_by_answer_and_reference():
+    exercise = Exercise("t", lambda n: torch.randn(n), ["h"], [], [(3,), (4,)])
+    torch.manual_seed(5)
+    assert exercise.check(lambda n: torch.randn(n)).sign == "✓"
+
+
+def without_anything(x):
+    pass
+
+
+def says_a_constant(x):
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "attempted"),
+    [(without_anything, False), (lambda x: ..., False), (says_a_constant, True), (lambda x: x, True), (len, True)],
+)
+def test_only_a_function_that_does_nothing_is_not_attempted(answer, attempted):
+    assert (echo(2).check(answer).sign != "…") == attempted
+
+
+def test_a_number_between_whole_ones_is_told_only_where_a_whole_one_is_asked_for():
+    assert Exercise("t", 0.5, ["h"], []).check(0.7).text == "That is too large."
+    assert Exercise("t", 0.5, ["h"], []).check(0.3).text == "That is too small."
+    assert Exercise("t", 5, ["h"], []).check(4.5).text == "A whole number is asked for, and the answer is 4.5."
+
+
+def test_a_function_is_not_a_value_and_a_value_not_a_function():
+    assert "asks for a function, and the answer is 3" in echo(1).check(3).text
+    assert "asks for a value, and the answer is a function" in Exercise("t", 1, ["h"], []).check(lambda: 1).text
+
+
+def test_a_misconception_is_recognised_only_where_every_case_agrees_with_it():
+    exercise = Exercise("t", lambda x: x * x, ["h"], [(lambda x: 2 * x, "doubled")], [(2,), (3,), (4,)])
+    assert exercise.check(lambda x: 2 * x).text == "doubled"
+    assert exercise.check(lambda x: x + 3).text.startswith("For x=2: it gives 5, but 4")
+    assert "For x=3: it gives 6" in exercise.check(lambda x: 2 * x if x < 4 else 16).text
+
+
+def test_what_an_answer_returns_is_named_where_it_cant_even_be_observed():
+    exercise = Exercise("t", lambda: [1], ["h"], [], observe=lambda answer: sum(answer()))
+    assert exercise.check(lambda: print(end="")).text.startswith("It returns nothing; is the return missing?")
+    assert exercise.check(lambda: 7).text == "It returns 7, which is not what is asked for"
+
+
+def test_a_card_shows_code_and_text_as_they_are_in_html_and_in_plain_text():
+    card = Card("✗", "a < b", "x < y", "if a < b: c & d")
+    assert all(text in card._repr_html_() for text in ("a &lt; b", "x &lt; y", "if a &lt; b: c &amp; d"))
+    assert repr(card) == "✗ a < b\nx < y\nif a < b: c & d"

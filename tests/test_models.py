@@ -5,7 +5,7 @@ import torch
 
 from lora_lab import accuracy
 from lora_lab.material import DigitClassifier, TinyGPT, digits, pretrain
-from lora_lab.material.models import ALPHABET, decode, encode, windows
+from lora_lab.material.models import ALPHABET, decode, encode, shipped_adapter, windows
 from lora_lab.material.pretrain import held_out_loss, pretrain_tinygpt, save
 from lora_lab.material.texts import python_prose, split_by_file
 
@@ -136,3 +136,64 @@ def test_an_interrupted_pretraining_goes_on_as_if_nothing_had_happened(tmp_path,
     resumed, _ = pretrain_tinygpt(4, checkpoint=tmp_path / "two")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_higher_the_temperature_the_more_surprises():
+    model = small_gpt()
+    model.head.weight.data *= 20
+
+    def kinds(temperature):
+        return len(set(model.write("a", length=60, temperature=temperature)[1:]))
+
+    assert kinds(0.01) < kinds(1) < kinds(100) and kinds(100) > 30
+    likeliest = model(encode("a")[None])[0, -1].argmax()
+    assert model.write("a", length=1, temperature=0.01) == "a" + decode(likeliest[None])
+
+
+def test_writing_leaves_the_callers_random_numbers_and_gradients_alone():
+    model = small_gpt()
+    state = torch.random.get_rng_state()
+    model.write("ab", length=3)
+    windows("abcdefghij", length=3, n=2)
+    assert torch.equal(torch.random.get_rng_state(), state) and torch.is_grad_enabled()
+
+
+def test_a_text_as_long_as_the_context_is_read_and_writing_looks_back_on_all_of_it_and_no_further():
+    model = small_gpt()
+    model.head.weight.data *= 100
+    assert model(torch.zeros(1, 12, dtype=torch.long)).shape == (1, 12, 96)
+    long = "abcdefghijklmnopqrst"
+    next_one = model(encode(long[-12:])[None])[0, -1].argmax()
+    assert model.write(long, length=1, temperature=0.001) == long + decode(next_one[None])
+
+
+def test_a_last_piece_that_just_fits_is_taken_and_a_shorter_rest_is_not():
+    assert [len(windows("abcdefghij"[:n], length=3)[0]) for n in (4, 6, 7, 9, 10)] == [1, 1, 2, 2, 3]
+    assert windows("abcd", length=3, n=5)[0].tolist() == [encode("abc").tolist()] * 5
+
+
+def test_the_place_of_a_character_matters():
+    model = small_gpt()
+    model.places.weight.data *= 100
+    same = model(encode("aaaa")[None])[0]
+    assert not torch.allclose(same[0], same[3], atol=1e-4)
+
+
+def test_infinite_outputs_are_refused_like_nan():
+    model = small_gpt()
+    model.head.weight.data[5] = float("inf")
+    with pytest.raises(ValueError, match="its training diverged"):
+        model.write("a")
+
+
+def test_dropout_acts_on_everything_while_training_and_on_nothing_afterwards():
+    model, tokens = TinyGPT(width=16, depth=0, heads=2, context=12, dropout=0.9), encode("abcdef")[None]
+    assert not torch.equal(model(tokens), model(tokens))
+    model.eval()
+    assert torch.equal(model(tokens), model(tokens))
+
+
+def test_an_adapter_that_does_not_ship_is_refused_with_those_that_do():
+    with pytest.raises(ValueError, match="there is no adapter 'poems'; choose one of 'code', 'names', 'tales'"):
+        shipped_adapter("poems")
+    assert shipped_adapter("code").is_dir()

@@ -291,3 +291,31 @@ def matplotlib_colour(name):
     from matplotlib.colors import to_rgb
 
     return to_rgb(name)
+
+
+def test_a_slider_changes_no_random_number_of_a_later_cell():
+    def draws(x):
+        torch.rand(3)
+        return []
+
+    state = torch.random.get_rng_state()
+    explorer = tiny(draws)
+    explorer._frame([1])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_sliders_are_called_by_their_label_and_each_position_is_a_frame_of_its_own():
+    explorer = Explorer(
+        figure("", width=3, height=2), lambda **_: [], lambda **_: "alt", {"b": 0.5}, {"a": "A side"},
+        a=[1, 2], b=[0.1, 0.5, 1.0],
+    )  # fmt: skip
+    assert [slider["label"] for slider in explorer.sliders] == ["A side", "b"]
+    assert explorer.sliders[1]["options"] == ["0.1", "0.5", "1"] and explorer.values == {"a": 1, "b": 0.5}
+    assert list(explorer.frames) == ["0,1"]
+    assert set(explorer.with_all_frames().frames) == {"0,0", "0,1", "0,2", "1,0", "1,1", "1,2"}
+
+
+def test_saved_after_a_move_the_notebook_shows_where_the_slider_stands_now():
+    explorer = tiny()
+    explorer.position = [4]
+    assert explorer._repr_mimebundle_()[0]["text/plain"] == "a dot at 5"

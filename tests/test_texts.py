@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 
 from lora_lab.material.models import ALPHABET
 from lora_lab.material.texts import (
@@ -154,3 +155,75 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(bytes(range(256)) * 10)
     with pytest.raises(ValueError, match=r"not text in UTF-8; .*save it as plain text"):
         own_text(tmp_path / "photo.jpg")
+
+
+def test_the_parts_are_joined_by_blank_lines_and_the_name_alone_decides():
+    files = {f"file {i}": f"text {i}" for i in range(200)}
+    train, test = split_by_file(files)
+    smaller, validation, same = split_by_file(files, validation=True)
+    assert same == test and set(train.split("\n\n")) == set(smaller.split("\n\n")) | set(validation.split("\n\n"))
+    assert not set(validation.split("\n\n")) & set(test.split("\n\n"))
+    assert set(train.split("\n\n")) | set(test.split("\n\n")) == set(files.values())
+    changed = split_by_file({name: text + " anew" for name, text in files.items()})
+    assert changed[1].replace(" anew", "") == test
+
+
+def test_the_same_names_are_held_out_on_every_computer():
+    assert split_by_file({f"{i}": f"{i}" for i in range(40)})[1].split("\n\n") == ["6", "29", "37"]
+
+
+@pytest.mark.parametrize(
+    ("length", "options", "kept"), [(500, {}, 500), (200_001, {}, 200_000), (9, {"shortest": 9}, 9)]
+)
+def test_a_text_of_just_the_shortest_length_is_enough_and_the_longest_are_two_hundred_thousand(
+    length, options, kept, capsys
+):
+    assert len(own_text("x" * length, **options)) == kept
+    assert ("the first of" in capsys.readouterr().out) == (kept < length)
+
+
+def test_a_text_of_just_the_longest_length_is_not_said_to_be_cut(capsys):
+    assert own_text(LOG, longest=len(LOG.strip())) == LOG.strip()
+    assert capsys.readouterr().out == "839 characters\n"
+
+
+def test_what_is_left_out_does_not_count_towards_the_shortest_length():
+    with pytest.raises(ValueError, match="400 characters are too few"):
+        own_text("x" * 400 + "ж" * 300)
+
+
+def test_a_text_of_which_half_can_be_read_is_taken_and_of_less_refused():
+    assert own_text("x" * 600 + "ж" * 600) == "x" * 600
+    with pytest.raises(ValueError, match="only 600"):
+        own_text("x" * 600 + "ж" * 601)
+
+
+def test_a_space_beside_what_was_left_out_does_not_remain_at_the_end():
+    assert own_text("ж " + "x" * 600 + " ж") == "x" * 600
+
+
+def test_ligatures_and_letters_with_strokes_become_plain():
+    assert own_text("ﬁØŁÆœđ" * 100).startswith("fiOLAeoed")
+
+
+def test_a_home_folder_is_understood_and_so_is_a_file_without_an_ending(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").write_text(LOG)
+    assert own_text(Path("log")) == own_text(Path("~/log")) == LOG.strip()
+
+
+def test_a_text_that_ends_like_a_file_name_is_still_a_text():
+    assert own_text(LOG + "See log.txt").endswith("See log.txt")
+    assert own_text("See\nlog.txt", shortest=1) == "See\nlog.txt"
+
+
+def test_a_paragraph_that_stands_in_several_docstrings_is_kept_once():
+    paragraphs = [p.strip() for text in python_prose().values() for p in set(text.split("\n\n")) if len(p) > 100]
+    assert len(paragraphs) == len(set(paragraphs))
+
+
+def test_telling_tales_leaves_the_callers_random_numbers_alone():
+    state = torch.random.get_rng_state()
+    tales.cache_clear()
+    assert tales() and torch.equal(torch.random.get_rng_state(), state)
