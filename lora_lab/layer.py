@@ -44,7 +44,8 @@ class LoRALayer(nn.Module):
 
     def seen(self, x):
         """What the update sees of x (…, in_features): all of it but what dropout takes, in the precision of A."""
-        return F.dropout(x.to(self.A.dtype), self.dropout, self.training)
+        x = x.to(self.A.dtype)
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def forward(self, x):
         """(…, in_features) → (…, out_features). Left to right, so that A B is never built."""

@@ -167,9 +167,12 @@ class PeftConfig:
         return any(is_called(name, pattern) for pattern in patterns)
 
     def _at_its_depth(self, name):
-        """Whether the layer stands in one of the blocks that ``layers_to_transform`` counts, if it counts any."""
-        wanted = self._several("layers_to_transform")
-        if not wanted or isinstance(self.options["target_modules"], str):
+        """Whether the layer stands in one of the blocks that ``layers_to_transform`` counts, if it counts any.
+
+        A layer that is named in full is meant wherever it stands.
+        """
+        wanted, targets = self._several("layers_to_transform"), self.options["target_modules"]
+        if not wanted or isinstance(targets, str) or name in targets:
             return True
         for pattern in self._several("layers_pattern") or [None]:
             ahead = r".*?\.[^.]*" if pattern is None else rf"(?:.*?\.)?{pattern}"

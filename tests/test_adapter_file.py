@@ -145,6 +145,11 @@ def a_name_that_ends_another(net):
     net.head.requires_grad_(True)
 
 
+def a_name_that_ends_another_without_a_dot(net):
+    net.forehead = nn.Linear(4, 4).requires_grad_(False)
+    net.head.requires_grad_(True)
+
+
 def a_tied_head(net):
     net.twin = nn.Linear(16, 6).requires_grad_(False)
     net.twin.weight = net.head.weight
@@ -158,6 +163,7 @@ def a_tied_head(net):
         (adapted_weight, r"fc1 \(it is adapted, and its own weight was trained as well\)"),
         (around_an_adapted_layer, r"inner \(inner.fc, inside it, is adapted\)"),
         (a_name_that_ends_another, r"head \(PEFT would take its name to mean inner.head, too\)"),
+        (a_name_that_ends_another_without_a_dot, r"head \(PEFT would take its name to mean forehead, too\)"),
         (a_tied_head, r"head \(its weight is one tensor in several places, head.weight, twin.weight\)"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -236,6 +242,9 @@ DAMAGE_BESIDE = {
     "a head of integers": (spoilt("head.bias", torch.ones(6).int()), "head.bias is of type torch.int32.*torch.float32"),
     "a count that is a fraction": (spoilt("head.seen", torch.tensor(0.5)), "head.seen is of type torch.float32"),
     "NaN in the head": (spoilt("head.bias", torch.full((6,), torch.nan)), "head.bias contains NaN"),
+    "infinity in the head": (spoilt("head.bias", torch.full((6,), torch.inf)), "head.bias contains NaN or infinity"),
+    "no kind of bias": (lambda f: edit_config(f, bias=None), "'bias' is None; it is"),
+    "blocks no numbers": (lambda f: edit_config(f, layers_to_transform=["1"]), "'layers_to_transform' is .'1'., not a"),
     "a kind of bias": (lambda f: edit_config(f, bias="some"), "'bias' is 'some'; it is 'none', 'all' or 'lora_only'"),
     "modules a name": (lambda f: edit_config(f, modules_to_save="head"), "'modules_to_save' is 'head', not a list"),
     "modules no names": (
@@ -456,6 +465,7 @@ PATTERNS = {
     "the first that fits": ({"fc1": 2, ".*": 3}, {"fc1": 2, "inner.fc1": 2, "xfc1": 3}),
     "from a dot on": ({"fc1": 2}, {"fc1": 2, "inner.fc1": 2, "xfc1": 1}),
     "from the beginning alone": ({"^fc1": 2}, {"fc1": 2, "inner.fc1": 1, "xfc1": 1}),
+    "either of two": ({"fc2|fc1": 2}, {"fc1": 2, "inner.fc1": 2, "xfc1": 1}),
     "to the end": ({"inner": 2}, {"fc1": 1, "inner.fc1": 1, "xfc1": 1}),
     "each of several": ({"^fc1|xfc1": 2}, {"fc1": 2, "inner.fc1": 1, "xfc1": 2}),
     "none": (None, {"fc1": 1, "inner.fc1": 1, "xfc1": 1}),
@@ -487,3 +497,77 @@ def test_a_regular_expression_of_targets_must_fit_the_whole_name(net, saved, pat
     edit_config(saved, target_modules=pattern)
     with pytest.raises(AdapterFileError, match="is not in target_modules"):
         load_adapter(net, saved)
+
+
+def test_a_head_whose_name_begins_another_layers_is_saved(net, x, tmp_path):
+    """As ``fc`` begins ``fc1``: the layer lies beside it and not inside it."""
+    net.fc, start = nn.Linear(3, 3), copy.deepcopy(net)
+    replace_linear_with_lora(net, 2, targets=["fc1"])
+    nn.init.normal_(net.fc.requires_grad_(True).weight)
+    start.fc = nn.Linear(3, 3)
+    load_adapter(start, save_adapter(speak(net), tmp_path))
+    assert torch.equal(start.fc.weight, net.fc.weight) and torch.equal(start(x), net(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_head_of_another_precision_takes_the_models(net, with_head, dtype):
+    folder, model = with_head
+    halved = ["base_model.model.head.weight", "base_model.model.head.bias"]
+    edit_weights(folder, lambda tensors: tensors.update({name: tensors[name].to(dtype) for name in halved}))
+    load_adapter(net, folder)
+    assert net.head.weight.dtype == torch.float32
+    assert torch.equal(net.head.weight, model.head.weight.to(dtype).float())
+
+
+def test_a_model_that_has_no_biases_has_trained_none(tmp_path):
+    model = nn.ModuleDict({"fc": nn.Linear(3, 3, bias=False)})
+    replace_linear_with_lora(model, 2)
+    save_adapter(model, tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["bias"] == "none"
+
+
+def test_the_biases_of_adapted_layers_come_back_also_where_one_of_them_has_none(x, tmp_path):
+    def start():
+        return nn.ModuleDict({"one": nn.Linear(3, 3), "two": nn.Linear(3, 3, bias=False), "still": nn.Linear(3, 3)})
+
+    model, other = start(), start()
+    replace_linear_with_lora(model, 2, targets=["one", "two"])
+    nn.init.ones_(model.one.bias.requires_grad_(True))
+    load_adapter(other, save_adapter(model, tmp_path))
+    assert json.loads((tmp_path / CONFIG).read_text())["bias"] == "lora_only"
+    assert torch.equal(other.one.bias, torch.ones(3)) and other.one.bias.requires_grad
+
+
+def test_layers_whose_names_are_alike_keep_their_own_ranks_and_stay_apart(tmp_path):
+    """A dot in a name is no sign for any letter, and a name is not the end of a longer one."""
+
+    def start():
+        kinds = {"fc": nn.Linear(3, 3), "axb": nn.Linear(3, 3), "a": nn.ModuleDict({"b": nn.Linear(3, 3)})}
+        kinds["inner"] = nn.ModuleDict({name: nn.Linear(3, 3) for name in ("fc", "q", "k", "v")})
+        return nn.ModuleDict(kinds)
+
+    ranks = {"fc": 2, "a.b": 3} | dict.fromkeys(["axb", "inner.fc", "inner.q", "inner.k", "inner.v"], 1)
+    for name, adapted in (("all", ranks), ("some", {"fc": 2, "a.b": 2})):
+        model, other = start(), start()
+        wrap_layers(model, {layer: {"rank": rank} for layer, rank in adapted.items()})
+        load_adapter(other, save_adapter(speak(model), tmp_path / name))
+        assert {layer: found.lora.rank for layer, found in lora_layers(other).items()} == adapted
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga"])
+def test_a_way_of_starting_that_changes_the_pretrained_weights_is_refused(net, saved, start):
+    edit_config(saved, init_lora_weights=start)
+    with pytest.raises(AdapterFileError, match=f"'init_lora_weights' is '{start}', which is not honoured here"):
+        load_adapter(net, saved)
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "eva"])
+def test_a_way_of_starting_that_leaves_the_pretrained_weights_alone_is_read(net, saved, start):
+    edit_config(saved, init_lora_weights=start)
+    assert load_adapter(net, saved) == ["fc1", "head"]
+
+
+def test_a_module_to_save_is_meant_by_the_end_of_its_name_and_carries_all_that_is_inside():
+    config = PeftConfig({"modules_to_save": ["head"]})
+    carried = ["head.weight", "inner.head.bias", "inner.head.fc.weight"]
+    assert all(map(config.carries, carried)) and not any(map(config.carries, ["ahead.weight", "inner.weight"]))

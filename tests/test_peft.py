@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -23,6 +24,7 @@ from lora_lab import (
 )
 from lora_lab.adapt import wrap_layers
 from lora_lab.checks import weight_of
+from lora_lab.peft_config import PeftConfig
 
 
 def gpt2():
@@ -231,6 +233,19 @@ def test_blocks_are_counted_as_peft_counts_them(kind, options, tmp_path):
     names = load_adapter(base, tmp_path)
     same(run(base), run(theirs))
     assert len(names) == sum("lora_A" in name for name, _ in theirs.named_parameters())
+
+
+NESTED = ["q", "h.0.q", "a.q", "a.h.0.q", "a.h.1.q", "a.h.1.layers.0.q", "a.h.0.layers.1.q", "a.ash.1.q", "a.h.1.seq"]
+
+
+@pytest.mark.parametrize("pattern", [None, "h", "layers", "ash", ["layers", "h"], ["h", "layers"], [], [""]], ids=str)
+@pytest.mark.parametrize("blocks", [0, [0], [1], [0, 1], [2], None], ids=str)
+def test_which_layers_blocks_and_their_patterns_mean_is_what_they_mean_to_peft(pattern, blocks):
+    options = {"target_modules": ["q"], "layers_to_transform": blocks, "layers_pattern": pattern}
+    config = LoraConfig(**options | {"layers_pattern": pattern if blocks is not None else None})
+    config.target_modules = ["q"]
+    meant = [name for name in NESTED if check_target_module_exists(config, name)]
+    assert [name for name in NESTED if PeftConfig(options).adapts(name)] == meant
 
 
 def test_dropout_is_pefts_dropout_in_the_file_and_in_training(net, tmp_path):

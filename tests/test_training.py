@@ -17,6 +17,7 @@ from lora_lab import (
     replace_linear_with_lora,
     set_seed,
     train_model,
+    training,
 )
 from lora_lab.material import create_planted_task, create_toy_dataset
 from lora_lab.training import History
@@ -304,7 +305,7 @@ def test_training_is_done_in_training_mode():
 def test_no_step_is_taken_on_a_loss_that_is_not_finite(value):
     model, X = nn.Linear(3, 3), torch.randn(6, 3)
     before = [p.detach().clone() for p in model.parameters()]
-    history = train_model(model, X, X, loss=lambda output, y: output.mean() * 0 + value, progress=False)
+    history = train_model(model, X, X, loss=lambda output, y: output.mean() + value, progress=False)
     assert not history.train and f"the loss is {value}" in history.stopped
     assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
 
@@ -384,3 +385,65 @@ def test_infinity_in_the_data_is_named_as_the_cause_too():
 def test_a_history_counts_the_seconds():
     X = torch.randn(6, 3)
     assert train_model(nn.Linear(3, 3), X, X, 1, progress=False).seconds > 0
+
+
+class Watched(nn.Linear):
+    """Notes how many numbers it is given at once, and on how many threads."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.given, self.threads = [], []
+
+    def forward(self, x):
+        self.given.append(x.numel())
+        self.threads.append(torch.get_num_threads())
+        return super().forward(x)
+
+
+def test_measuring_holds_a_piece_of_the_data_at_once():
+    model, X = Watched(64, 3), torch.randn(3_001, 64)
+    evaluate(model, X, torch.zeros(3_001, 3))
+    accuracy(model, X, torch.zeros(3_001).long())
+    assert max(model.given) <= 32_768 and sum(model.given) == 2 * X.numel()
+
+
+@pytest.mark.parametrize(("size", "threads"), [(8, 1), (1_000, 2)], ids=["small", "large"])
+def test_small_work_is_done_on_one_thread_and_large_work_on_all(size, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model, X = Watched(size, size), torch.randn(300, size)
+        train_model(model, X, X, 1, progress=False)
+        evaluate(model, X, X)
+        assert set(model.threads) == {threads}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_mistake_in_a_loss_of_ones_own_is_not_taken_for_a_diverging_training():
+    model, X = nn.Linear(3, 3), torch.randn(6, 3)
+    with pytest.raises(ZeroDivisionError):
+        train_model(model, X, X, loss=lambda output, y: output.mean() * (1 / 0), progress=False)
+
+
+def test_without_progress_nothing_is_printed_not_even_why_it_stopped(capsys):
+    model, X = nn.Linear(3, 3), torch.full((6, 3), torch.nan)
+    assert train_model(model, X, X, progress=False).stopped and capsys.readouterr() == ("", "")
+    train_model(model, X, X, progress=True)
+    assert "stopped in epoch 1" in capsys.readouterr().out
+
+
+def test_the_ledger_does_not_count_a_part_of_the_data_as_an_activation():
+    class Part(nn.Linear):
+        def forward(self, x):
+            return super().forward(x[:, 2:])
+
+    X, y = torch.randn(6, 5), torch.randn(6, 3)
+    assert memory_ledger(Part(3, 3), X, y)["activations"] == memory_ledger(nn.Linear(5, 3), X, y)["activations"]
+
+
+@pytest.mark.parametrize(("variable", "progress", "off"), [("", True, False), ("1", True, True), ("", False, True)])
+def test_the_progress_bar_can_be_turned_off_for_one_training_or_for_all(monkeypatch, variable, progress, off):
+    monkeypatch.setenv("TQDM_DISABLE", variable)
+    with training._progress_bar(3, progress) as bar:
+        assert bar.disable is off
