@@ -69,7 +69,8 @@ def public_things():
 
 @pytest.mark.parametrize("thing", public_things())
 def test_everything_public_has_a_docstring(thing):
-    assert thing.__doc__ and not thing.__doc__.startswith(f"{getattr(thing, '__name__', '')}("), thing
+    said = inspect.getdoc(thing)  # a method that replaces another's does what that one says
+    assert said and not said.startswith(f"{getattr(thing, '__name__', '')}("), thing
 
 
 EXAMPLES = [name for name in ROOMS if ">>> " in (PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")]

@@ -1,24 +1,25 @@
-// Sliders and one picture. Python draws; this side remembers every picture it has seen, so that a position that was
-// there before is shown at once, and asks for one picture at a time, always the newest position.
-function render({ model, el }) {
+// Sliders and one canvas. Python says what moved, this side paints it over a background that never changes. It remembers
+// every position it has seen, so that one that was there before is shown at once, and asks for one at a time, always the
+// newest.
+async function render({ model, el }) {
   const sliders = model.get("sliders"); // [{ name, label, options: ["1", "2", …] }]
   const position = [...model.get("position")]; // the index of each slider's option
-  const seen = new Map(); // "3,0" → { address, alt }
-  let asked = null; // the position that Python is drawing now
-  let saving; // a timer: Python hears of a new position once the hand rests, so that a picture never waits for it
-  let touched = false; // nothing is drawn ahead while the notebook only runs, nor for a reader who scrolls past
+  const seen = new Map(Object.entries(model.get("frames"))); // "3,0" → { alt, artists: [[command, …], …], error }
+  let asked = null; // the position that Python is working on now
+  let touched = false; // nothing is asked for ahead while the notebook only runs, nor for a reader who scrolls past
   let asking; // a timer, for the case that the answer never comes
+  let saving; // a timer: Python hears of a new position once the hand rests, so that a picture never waits for it
 
-  const picture = document.createElement("img");
-  picture.style.width = `${model.get("width")}px`;
-  picture.addEventListener("load", () => setTimeout(ask, 30)); // the screen comes first
+  const canvas = document.createElement("canvas");
+  canvas.setAttribute("role", "img");
   const status = document.createElement("p");
-  status.setAttribute("role", "status");
+  const spoken = document.createElement("p"); // seen by nobody: a screen reader says it
+  for (const text of [status, spoken]) text.setAttribute("role", "status");
+  spoken.className = "spoken";
   const controls = document.createElement("div");
-  el.classList.add("lora-explorer");
-  el.replaceChildren(controls, picture, status);
-
   for (const event of ["focusin", "pointerenter"]) controls.addEventListener(event, touch);
+  el.classList.add("lora-explorer");
+  el.replaceChildren(controls, canvas, status, spoken);
 
   const inputs = sliders.map(({ name, label, options }, i) => {
     const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: options.length - 1 });
@@ -44,10 +45,11 @@ function render({ model, el }) {
     position[i] = index;
     show();
     clearTimeout(saving);
-    saving = setTimeout(save, 150);
+    saving = setTimeout(rest, 150);
   }
 
-  function save() {
+  function rest() {
+    spoken.textContent = canvas.ariaLabel;
     model.set("position", [...position]);
     model.save_changes();
   }
@@ -59,12 +61,14 @@ function render({ model, el }) {
       input.setAttribute("aria-valuetext", number.textContent);
     });
     const frame = seen.get(position.join());
-    if (frame) {
-      if (picture.dataset.position !== position.join()) Object.assign(picture, { src: frame.address, alt: frame.alt });
-      picture.dataset.position = position.join();
+    if (!frame) return ask();
+    if (canvas.dataset.position !== position.join()) {
+      if (frame.artists) paint(canvas, background, model.get("size"), frame.artists.flat());
+      canvas.ariaLabel = frame.alt ?? canvas.ariaLabel;
+      canvas.dataset.position = position.join();
       status.textContent = frame.error ?? "";
     }
-    ask();
+    setTimeout(ask, 30); // the screen comes first
   }
 
   function ask() {
@@ -79,7 +83,7 @@ function render({ model, el }) {
   // The position shown first, then, once the sliders are in use and nobody is asking for anything, its neighbours.
   function wanted() {
     const keys = [position.join()];
-    if (!touched || !picture.complete) return keys;
+    if (!touched || !seen.has(keys[0])) return keys;
     for (const step of [1, -1])
       sliders.forEach(({ options }, i) => {
         const next = position[i] + step;
@@ -88,17 +92,9 @@ function render({ model, el }) {
     return keys;
   }
 
-  function remember(key, { address, alt, error }) {
-    seen.set(key, { address: address ?? picture.src, alt: alt ?? picture.alt, error });
-  }
-
-  function address(png) {
-    return typeof png === "string" ? png : URL.createObjectURL(new Blob([png], { type: "image/png" }));
-  }
-
-  function answered(message, buffers) {
+  function answered(message) {
     if (message.key === undefined) return;
-    remember(message.key, { ...message, address: buffers?.length ? address(buffers[0]) : undefined });
+    seen.set(message.key, message);
     if (asked === message.key) {
       clearTimeout(asking);
       asked = null;
@@ -112,7 +108,8 @@ function render({ model, el }) {
     show();
   }
 
-  for (const [key, { png, alt }] of Object.entries(model.get("frames"))) remember(key, { address: address(png), alt });
+  const background = Object.assign(new Image(), { src: model.get("background") });
+  await background.decode();
   model.on("msg:custom", answered);
   model.on("change:position", moved);
   show();
@@ -120,8 +117,83 @@ function render({ model, el }) {
     clearTimeout(saving);
     model.off("msg:custom", answered);
     model.off("change:position", moved);
-    for (const frame of seen.values()) URL.revokeObjectURL(frame.address);
   };
+}
+
+// The background and the commands over it, as fine as the screen is.
+function paint(canvas, background, [width, height], commands) {
+  const fine = Math.max(1, window.devicePixelRatio);
+  canvas.style.width = `${width}px`;
+  Object.assign(canvas, { width: width * fine, height: height * fine });
+  const context = canvas.getContext("2d");
+  context.scale(fine, fine);
+  context.drawImage(background, 0, 0, width, height);
+  for (const command of commands) {
+    context.save();
+    for (const clip of command.clips) context.clip(new Path2D(clip));
+    Object.assign(context, command.style);
+    if (command.path !== undefined) paintPath(context, command);
+    else if (command.cells !== undefined) paintCells(context, command);
+    else paintText(context, command);
+    context.restore();
+  }
+}
+
+// A path, once or at each of many places.
+function paintPath(context, { path, at = [[0, 0]], style, dashes }) {
+  const shape = new Path2D(path);
+  if (dashes) context.setLineDash(dashes);
+  for (const [x, y] of at) {
+    context.translate(x, y);
+    if (style.fillStyle) context.fill(shape);
+    if (style.strokeStyle) context.stroke(shape);
+    context.translate(-x, -y);
+  }
+}
+
+// An image: each cell the number of a colour, and a rectangle with sharp edges.
+function paintCells(context, { size, place, colours, cells }) {
+  const pixels = Uint32Array.from(bytes(cells), (number) => colours[number]);
+  const image = Object.assign(document.createElement("canvas"), { width: size[0], height: size[1] });
+  image.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), ...size), 0, 0);
+  context.imageSmoothingEnabled = false;
+  context.transform(...place);
+  context.drawImage(image, 0, 0);
+}
+
+// A line of text, as wide as matplotlib made it, whatever font there is.
+function paintText(context, { text, place, width, angle }) {
+  context.translate(...place);
+  context.rotate((-angle * Math.PI) / 180);
+  context.scale(width / context.measureText(text).width, 1);
+  context.fillText(text, 0, 0);
+}
+
+function bytes(base64) {
+  if (typeof base64 !== "string") return base64;
+  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+}
+
+function inflate(packed) {
+  return new Response(new Blob([bytes(packed)]).stream().pipeThrough(new DecompressionStream("deflate")));
+}
+
+// All frames of a page that has no kernel: each artist's looks once, and for each position their numbers. Of images,
+// the cells lie in a row beside them, each as what differs from the one before.
+async function unpack(packedLooks, packedCells) {
+  const { looks, positions } = await inflate(packedLooks).json();
+  const row = new Uint8Array(await inflate(packedCells).arrayBuffer());
+  let start = 0;
+  for (const artist of looks) {
+    let before = [];
+    for (const image of artist.flat().filter(({ size }) => size)) {
+      image.cells = row.subarray(start, (start += image.size[0] * image.size[1]));
+      if (before.length === image.cells.length) before.forEach((number, i) => (image.cells[i] += number));
+      before = image.cells;
+    }
+  }
+  const frame = ([key, alt, ...numbers]) => [key, { alt, artists: numbers.map((number, i) => looks[i][number]) }];
+  return Object.fromEntries(positions.map(frame));
 }
 
 export default { render };

@@ -1,47 +1,49 @@
 """``Explorer``: a figure with sliders that answers at once. The course's own explorers are in ``sliders``."""
 
 import io
-import itertools
-import json
 import threading
-import zlib
-from pathlib import Path
+from collections.abc import Iterable
 
 import anywidget
+import numpy as np
 import torch
 import traitlets
 from IPython import get_ipython
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import AxesImage
 from PIL import Image
 
+from .canvas import Recorder
 from .figures import PIXELS_PER_INCH, picture_bundle, png_address
-
-HERE = Path(__file__).parent
+from .standalone import HERE, Standalone
 
 
 class Explorer(anywidget.AnyWidget):
     """A figure with sliders under it: ``Explorer(figure, update, alt, rank=range(1, 65), alpha=[1, 2, 4, 8])``.
 
     ``update(rank=…, alpha=…)`` moves the figure's artists and returns those it moved, as matplotlib's own animations
-    ask; always the same ones. ``alt(rank=…, alpha=…)`` describes in words what is then to be seen. Only the moved
-    artists are drawn again, on one canvas that is kept. ``start={"rank": 8}`` says where the sliders stand at first,
-    ``labels={"lr": "learning rate"}`` what they are called.
+    ask; always the same ones. ``alt(rank=…, alpha=…)`` describes in words what is then to be seen. The page paints the
+    moved artists over a background of all the others, which stand still. ``start={"rank": 8}`` says where the sliders
+    stand at first, ``labels={"lr": "learning rate"}`` what they are called.
     """
 
     _esm = HERE / "explorer.js"
     _css = HERE / "explorer.css"
     sliders = traitlets.List().tag(sync=True)
     position = traitlets.List(traitlets.Int()).tag(sync=True)
+    background = traitlets.Unicode().tag(sync=True)
+    size = traitlets.List(traitlets.Int()).tag(sync=True)
     frames = traitlets.Dict().tag(sync=True)
-    width = traitlets.Int().tag(sync=True)
 
     def __init__(self, figure, update, alt, start=None, labels=None, **choices):
         self._choices = {name: list(options) for name, options in choices.items()}
         position = _start(self._choices, start or {})
-        self._update, self._alt = update, alt
-        values = _at(self._choices, position)
+        self._figure, self._update, self._alt = figure, update, alt
         with torch.random.fork_rng(devices=[]):
-            self._canvas = _Canvas(figure, update(**values))
+            self._moving = _moving(figure, update(**_at(self._choices, position)))
+        background = _background(figure, self._moving)
+        self._recorder = Recorder(figure)
         labels = labels or {}
         super().__init__(
             sliders=[
@@ -49,8 +51,9 @@ class Explorer(anywidget.AnyWidget):
                 for name, options in self._choices.items()
             ],
             position=position,
-            frames={_key(position): {"png": self._canvas.png(), "alt": alt(**values)}},
-            width=round(figure.get_figwidth() * PIXELS_PER_INCH),
+            background=png_address(background),
+            size=[round(inches * PIXELS_PER_INCH) for inches in figure.get_size_inches()],
+            frames={_key(position): self._frame(position)},
         )
         self.on_msg(self._answer)
 
@@ -59,91 +62,62 @@ class Explorer(anywidget.AnyWidget):
         """Where the sliders stand now: ``{"rank": 8, "alpha": 16}``."""
         return _at(self._choices, self.position)
 
-    def with_all_frames(self):
-        """The same sliders with every picture carried along, which need no kernel: for a website or exported HTML."""
-        positions = itertools.product(*(range(len(options)) for options in self._choices.values()))
-        return _Carried(self, {_key(position): self._frame(position) for position in positions})
+    def standalone(self):
+        """The same sliders with all their positions carried along, which need no kernel: for a website, for slides."""
+        return Standalone(self)
+
+    def still(self):
+        """The figure at the sliders' position as a picture by matplotlib, for places where no script runs."""
+        return picture_bundle(self._figure, self._frame(self.position)["alt"])
 
     def _frame(self, position):
         values = _at(self._choices, position)
         with torch.random.fork_rng(devices=[]):  # a moved slider changes no later cell's random numbers
             self._update(**values)
-            return {"png": self._canvas.png(), "alt": self._alt(**values)}
+            return {"alt": self._alt(**values), "artists": [self._recorder.record(artist) for artist in self._moving]}
 
     def _answer(self, _, question, buffers):
-        _between_cells(lambda: self._draw(question))
+        _between_cells(lambda: self._send_frame(question["ask"]))
 
-    def _draw(self, question):
-        key = _key(question["ask"])
+    def _send_frame(self, position):
         try:
-            frame = self._frame(question["ask"])
+            frame = self._frame(position)
         except Exception as error:  # the learner sees it under the picture, and the slider goes on working
-            self.send({"key": key, "error": f"{type(error).__name__}: {error}"})
-        else:
-            self.send({"key": key, "alt": frame["alt"]}, buffers=[frame["png"]])
+            frame = {"error": f"{type(error).__name__}: {error}"}
+        self.send({"key": _key(position)} | frame)
 
     def _repr_mimebundle_(self, **kwargs):
         bundle, metadata = super()._repr_mimebundle_(**kwargs)
-        frame = self.frames.get(_key(self.position)) or self._frame(self.position)
-        return bundle | picture_bundle(frame["png"], frame["alt"], self.width), metadata
+        return bundle | self.still(), metadata
 
 
-class _Canvas:
-    """One persistent canvas: what stands still is drawn once, what moves is drawn onto a copy of that."""
-
-    def __init__(self, figure, moving):
-        self.moving = sorted(moving, key=lambda artist: artist.get_zorder())
-        for artist in self.moving:
-            artist.set_animated(True)
-        # A pixel of the picture for a pixel of the page. Finer, it would take twice as long to draw and to send.
-        figure.set_dpi(PIXELS_PER_INCH)
-        self.canvas = FigureCanvasAgg(figure)
-        self.canvas.draw()
-        figure.set_layout_engine("none")  # the layout stays as it was found
-        self.background = self.canvas.copy_from_bbox(figure.bbox)
-
-    def png(self):
-        """The figure as it is now, as the bytes of a PNG."""
-        self.canvas.restore_region(self.background)
-        for artist in self.moving:
-            self.canvas.figure.draw_artist(artist)
-        buffer = io.BytesIO()
-        drawn = Image.frombuffer("RGBA", self.canvas.get_width_height(), self.canvas.buffer_rgba())
-        drawn.convert("RGB").save(buffer, "png", compress_level=1)
-        return buffer.getvalue()
+def _moving(figure, artists):
+    """The artists that update returned, from back to front, and the frames of images, which lie over them."""
+    if isinstance(artists, Artist) or not isinstance(artists, Iterable):
+        raise TypeError(f"update must return a list of the artists it moved; it returned {artists!r}")
+    artists = list(artists)
+    for artist in artists:
+        if not isinstance(artist, Artist) or artist.get_figure(root=True) is not figure:
+            raise TypeError(f"update must return artists of the explorer's figure; among them is {artist!r}")
+    images = [artist for artist in artists if isinstance(artist, AxesImage)]
+    for image in images:
+        if image.get_interpolation() == "nearest":
+            image.set_interpolation("none")  # which looks the same, and gives the cells themselves
+    frames = [spine for image in images for spine in image.axes.spines.values() if spine.get_visible()]
+    return sorted(dict.fromkeys(artists + frames), key=lambda artist: artist.get_zorder())
 
 
-class _Carried:
-    """An explorer that carries all its pictures and its own script: HTML that stands alone."""
-
-    def __init__(self, explorer, frames):
-        self.explorer, self.frames = explorer, frames
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        explorer = self.explorer
-        first = self.frames[_key(explorer.position)]
-        bundle = picture_bundle(first["png"], first["alt"], explorer.width)
-        return bundle | {"text/html": self.html(bundle["text/html"])}
-
-    def html(self, fallback=""):
-        """The sliders as a piece of a page, ``fallback`` shown where scripts don't run."""
-        explorer = self.explorer
-        state = {
-            "sliders": explorer.sliders,
-            "position": explorer.position,
-            "width": explorer.width,
-            "frames": {key: frame | {"png": png_address(frame["png"])} for key, frame in self.frames.items()},
-        }
-        script = (HERE / "explorer.js").read_text(encoding="utf-8").replace("export default", "const explorer =")
-        style = (HERE / "explorer.css").read_text(encoding="utf-8")
-        state = json.dumps(state).replace("<", "\\u003c")  # no text of ours may end the script
-        place = f"lora-explorer-{zlib.crc32(state.encode()):08x}"
-        return f"""<div id="{place}">{fallback}</div><style>{style}</style><script>{{
-const state = {state};
-const model = {{ get: (name) => state[name], set() {{}}, save_changes() {{}}, send() {{}}, on() {{}}, off() {{}} }};
-{script}
-explorer.render({{ model, el: document.getElementById("{place}") }});
-}}</script>"""
+def _background(figure, moving):
+    """All that stands still, as a PNG that is sharp on a screen with two pixels to a point, too."""
+    for artist in moving:
+        artist.set_animated(True)
+    figure.set_dpi(2 * PIXELS_PER_INCH)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    figure.set_layout_engine("none")  # the layout stays as it was found
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _between_cells(work):

@@ -37,12 +37,13 @@ class CourseFigure(Figure):
         return buffer.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return picture_bundle(self.png(), self.alt, round(self.get_figwidth() * PIXELS_PER_INCH))
+        return picture_bundle(self, self.alt)
 
 
-def picture_bundle(png, alt, width):
-    """A PNG as a notebook output: a picture of at most ``width`` pixels with alternative text."""
-    style = f"width: {width}px; max-width: 100%; background: white"
+def picture_bundle(figure, alt):
+    """A figure as a notebook output: a picture, narrower where the page is, with alternative text."""
+    style = f"width: {round(figure.get_figwidth() * PIXELS_PER_INCH)}px; max-width: 100%; background: white"
+    png = CourseFigure.png(figure)  # of any figure
     picture = f'<img alt="{html.escape(alt)}" style="{style}" src="{png_address(png)}">'
     return {"text/html": picture, "text/plain": alt}
 
