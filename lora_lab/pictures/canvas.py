@@ -101,7 +101,7 @@ def _svg(path, transform, window=None):
 def _ink(gc, face):
     """How a path is filled and stroked, as properties of a canvas's context."""
     if gc.get_hatch():
-        raise ValueError(f"the hatch {gc.get_hatch()!r} can't move with a slider; give the artist a plain colour")
+        raise ValueError(f"the hatch '{gc.get_hatch()}' can't move with a slider; give the artist a plain colour")
     ink = {}
     if face is not None:
         alpha = gc.get_alpha() if gc.get_forced_alpha() or len(face) == 3 else face[3]

@@ -101,8 +101,10 @@ def _moving(figure, artists):
             raise TypeError(f"update must return artists of the explorer's figure; among them is {artist!r}")
     images = [artist for artist in artists if isinstance(artist, AxesImage)]
     for image in images:
-        if image.get_interpolation() == "nearest":
-            image.set_interpolation("none")  # which looks the same, and gives the cells themselves
+        if image.get_interpolation() in ("nearest", "auto", "antialiased"):
+            image.set_interpolation(
+                "none"
+            )  # which looks the same where cells are large, and gives the cells themselves
     frames = [spine for image in images for spine in image.axes.spines.values() if spine.get_visible()]
     return sorted(dict.fromkeys(artists + frames), key=lambda artist: artist.get_zorder())
 
