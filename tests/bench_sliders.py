@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from browser import (
+    PICTURE,
     asked,
     chromium,
     count_questions,
@@ -77,6 +78,10 @@ for name in names[1:]:
     for layer in lora_layers(model).values():
         torch.nn.init.normal_(layer.lora.B)
     states[name] = lora_state(model)"""
+GRID = """from lora_lab.pictures.sliders import grid_explorer, scaling_explorer
+
+ranks = [1, 2, 4, 8, 16, 32]
+runs = {(rank, alpha): [2.0 / (rank + alpha + i) for i in range(100)] for rank in ranks for alpha in ranks}"""
 DIGITS = """truth = tasks["upright"].y_test
 places = [(name, rank) for name in names[1:] for rank in range(2, 16)]
 runs = {(name, rank): ((truth + (torch.rand(450) < 1 / rank)) % 10, 0.5) for name, rank in places}"""
@@ -96,21 +101,23 @@ NOTEBOOKS = {
     "training": [PREPARE, "explorer = training_explorer(create_planted_task())" + COUNT],
     "strength": [PREPARE, STRENGTH, "explorer = strength_explorer(model, states, tasks)" + COUNT],
     "digits": [PREPARE, STRENGTH, DIGITS, "explorer = digits_explorer(runs, tasks)" + COUNT],
+    "scaling": [PREPARE, GRID, "explorer = scaling_explorer()" + COUNT],
+    "grid": [PREPARE, GRID, "explorer = grid_explorer(runs)" + COUNT],
     "writing": [PREPARE, WRITING, "explorer = writing_explorer(written, {key: (1, 2) for key in written})" + COUNT],
     "similarity": [PREPARE, WRITING, "explorer = similarity_explorer(maps, 192, 'one', 'other')" + COUNT],
 }
 
-# In the page: from the key until the picture that it changed has been loaded, decoded and handed to the screen.
+# In the page: from the key until what it changed has been painted, or loaded and decoded, and handed to the screen.
 WATCH = """
-window.measure = (move, picture, isNew) => new Promise((resolve) => {
-    const before = picture()?.src;
+window.measure = (move, look, isNew) => new Promise((resolve) => {
+    const before = look();
     let done = false;
     const check = async () => {
-        const image = picture();
-        if (done || !image || image.src === before || !isNew(image)) return;
+        const now = look();
+        if (done || !now || now === before || !isNew(now)) return;
         done = true;
         watcher.disconnect();
-        await image.decode();
+        if (look === window.outputLook) await window.outputPicture().decode();
         requestAnimationFrame(() => {
             const channel = new MessageChannel();
             channel.port1.onmessage = () => resolve(performance.now() - start);
@@ -118,24 +125,26 @@ window.measure = (move, picture, isNew) => new Promise((resolve) => {
         });
     };
     const watcher = new MutationObserver(check);
-    watcher.observe(document.body, { subtree: true, childList: true, attributes: true, attributeFilter: ["src"] });
+    const attributeFilter = ["src", "data-position"];
+    watcher.observe(document.body, { subtree: true, childList: true, attributes: true, attributeFilter });
     let start = performance.now();
     move((moment) => (start = moment ?? start));
 });
-window.explorerPicture = () => document.querySelector(".lora-explorer img");
 window.outputPicture = () => [...document.querySelectorAll(".jp-OutputArea img")].at(-1);
+window.outputLook = () => window.outputPicture()?.src;
+window.explorerLook = () => document.querySelector(".lora-explorer canvas").dataset.position;
 window.jump = (position) => window.measure(
     () => document.querySelectorAll(".lora-explorer input").forEach((input, i) => {
         if (Number(input.value) === position[i]) return;
         input.value = position[i];
         input.dispatchEvent(new Event("input"));
     }),
-    window.explorerPicture,
-    (image) => image.dataset.position === position.join(),
+    window.explorerLook,
+    (look) => look === position.join(),
 );
-window.key = (picture) => window.measure(
+window.key = (look) => window.measure(
     (started) => document.addEventListener("keydown", () => started(performance.now()), { once: true, capture: true }),
-    picture,
+    look,
     () => true,
 );
 """
@@ -157,13 +166,13 @@ def close(page):
     page.close()
 
 
-def press_keys(page, slider, picture, key="ArrowRight", moves=MOVES):
+def press_keys(page, slider, look, key="ArrowRight", moves=MOVES):
     """Milliseconds of each of so many presses of a key on a focused slider, with a pause after each."""
     times = []
     slider.focus()
     settle(page)
     for _ in range(moves):
-        page.evaluate(f"() => {{ window.measured = window.key(window.{picture}); }}")
+        page.evaluate(f"() => {{ window.measured = window.key(window.{look}); }}")
         page.keyboard.press(key)
         times.append(page.evaluate("() => window.measured"))
         settle(page)
@@ -191,7 +200,7 @@ def unseen(positions, apart):
 def measure_interact(context, address):
     page = open_and_run(context, address, "interact")
     handle = page.locator(".widget-slider [role=slider], .noUi-handle").first
-    yield "interact, key", press_keys(page, handle, "outputPicture")
+    yield "interact, key", press_keys(page, handle, "outputLook")
     close(page)
 
 
@@ -203,8 +212,8 @@ def measure_rank(context, address):
     close(page)
     page = open_and_run(context, address, "rank")
     (slider,) = sliders(page)
-    yield "key, drawn ahead", press_keys(page, slider, "explorerPicture")
-    yield "remembered rank, key", press_keys(page, slider, "explorerPicture", key="ArrowLeft")
+    yield "key, drawn ahead", press_keys(page, slider, "explorerLook")
+    yield "remembered rank, key", press_keys(page, slider, "explorerLook", key="ArrowLeft")
     close(page)
 
 
@@ -229,6 +238,7 @@ def _with_neighbours(position):
 def measure_others(context, address):
     """Explorers with several sliders: each jump moves one of them to a position that was not drawn before."""
     places = {"training": ((10, 6, 6), (0, 2, 3)), "strength": ((3, 16), (0, 10)), "digits": ((3, 14), (0, 0))}
+    places |= {"scaling": ((9, 7), (3, 4)), "grid": ((6, 6), (3, 3))}
     places |= {"writing": ((3, 16), (0, 10)), "similarity": ((8, 8, 64), (0, 0, 0))}
     for name, (sizes, start) in places.items():
         page = open_and_run(context, address, name)
@@ -260,7 +270,7 @@ def measure_burst(context, address):
     settle(page)
     page.request_gc()
     result = {
-        "last position shown": page.locator(".lora-explorer img").get_attribute("data-position") == str(499 * 7 % SIZE),
+        "last position shown": page.locator(PICTURE).get_attribute("data-position") == str(499 * 7 % SIZE),
         "asked for": asked(page) - questions,
         "drawn": int(in_kernel(page, "len(drawn)")) - count,
         "before": before,

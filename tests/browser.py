@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import pytest
 
 CHROMIUMS = [
     *("chromium", "chromium-browser", "google-chrome"),
@@ -33,12 +34,20 @@ FLAGS = [
 ]
 PATIENCE = 90  # seconds until something counts as hung: no verdict on speed
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
-PICTURE = ".lora-explorer img"
+PICTURE = ".lora-explorer canvas"
 
 
 def find_chromium():
     """Where Chromium is installed, None if it is not."""
     return next(filter(None, map(shutil.which, CHROMIUMS)), None)
+
+
+def skip_without_chromium():
+    """Without a browser the calling module's tests are skipped, loudly, unless continuous integration must run them."""
+    if not find_chromium():
+        if os.environ.get("CI"):
+            pytest.fail("no browser: CI is set, so that these tests must run; install Chromium", pytrace=False)
+        pytest.skip("NO BROWSER TEST HAS RUN: install Chromium, and these tests use it", allow_module_level=True)
 
 
 @contextmanager
@@ -98,13 +107,16 @@ def _wait_for(address, server, log):
 
 
 @contextmanager
-def chromium():
-    """Chromium without a window, as a Playwright context: ``context.new_page()`` opens a page."""
+def chromium(pixels=1):
+    """Chromium without a window, as a Playwright context: ``context.new_page()`` opens a page.
+
+    Its screen has so many pixels, in width and in height, for each of a page's.
+    """
     from playwright.sync_api import sync_playwright  # here, so that its absence is the caller's to explain
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-        context = browser.new_context(viewport={"width": 1280, "height": 1000})
+        context = browser.new_context(viewport={"width": 1280, "height": 1000}, device_scale_factor=pixels)
         context.set_default_timeout(1000 * PATIENCE)
         try:
             yield context
@@ -170,9 +182,9 @@ def wait_for_pictures(page):
             const asked = [...jupyterapp.shell.currentWidget.content.model.cells]
                 .flatMap((cell) => cell.outputs?.toJSON() ?? [])
                 .filter(({ data }) => data?.["application/vnd.jupyter.widget-view+json"] && data["text/html"]);
-            const pictures = [...document.querySelectorAll(`${panel} .lora-explorer img`)];
-            const drawn = pictures.filter((image) => image.complete && image.naturalWidth);
-            return drawn.length === pictures.length && drawn.length >= asked.length;
+            const pictures = [...document.querySelectorAll(`${panel} .lora-explorer canvas`)];
+            const painted = pictures.filter((canvas) => canvas.dataset.position);
+            return painted.length === pictures.length && painted.length >= asked.length;
         }""",
         arg=PANEL,
     )
@@ -248,14 +260,14 @@ def settle(page):
 
 
 def count_questions(page):
-    """Count the pictures that the page asks the kernel for from here on; ``asked(page)`` reads the count."""
+    """Count the positions that the page asks the kernel for from here on; ``asked(page)`` reads the count."""
     page.add_init_script(
         """{
-            window.picturesAsked = 0;
+            window.positionsAsked = 0;
             const send = WebSocket.prototype.send;
             const text = (data) => (typeof data === "string" ? data : new TextDecoder().decode(data));
             WebSocket.prototype.send = function (data) {
-                if (/"ask": ?\\[/.test(text(data))) window.picturesAsked += 1;
+                if (/"ask": ?\\[/.test(text(data))) window.positionsAsked += 1;
                 return send.call(this, data);
             };
         }"""
@@ -263,5 +275,5 @@ def count_questions(page):
 
 
 def asked(page):
-    """How many pictures the page has asked for since ``count_questions``."""
-    return page.evaluate("() => window.picturesAsked")
+    """How many positions the page has asked for since ``count_questions``."""
+    return page.evaluate("() => window.positionsAsked")

@@ -74,6 +74,7 @@ def everything():
     (gaps,) = lines.plot(x, x, "--", color="#0072B2", marker="D", markevery=7, markerfacecolor="none")
     (steps,) = lines.plot(x, x, drawstyle="steps-post", color="#009E73", alpha=0.5, linewidth=4)
     (dotted,) = lines.plot([0, 10], [0, 10], linestyle=(3, (5, 2, 1, 2)), color="black", linewidth=1)
+    (far,) = lines.plot([1, 9], [0, 0], color="#999999", linestyle="-")
     lines.set(xlim=(0, 10), ylim=(-1, 1))
     (falling,) = log.plot(x[1:], x[1:], "o-", fillstyle="left", markerfacecoloralt="#E69F00", markersize=9, markevery=9)
     log.set(xscale="log", yscale="log", ylim=(0.01, 100))
@@ -100,9 +101,10 @@ def everything():
         wave = np.sin(x + turn)
         gaps.set_ydata(np.where(abs(wave) < 0.2, np.nan, wave))
         steps.set_ydata(np.round(wave, 1))
-        dotted.set_ydata([-1e9 * (turn == 3), turn / 4])
+        dotted.set_ydata([0, turn / 4])
+        far.set_ydata([-1e9, 10.0**turn])
         falling.set_ydata(10 ** (2 - x[1:] / (1 + turn)))
-        beyond.set_xdata([turn / 3])
+        beyond.set_xdata([(1 + turn) / 4])  # over the edge, and over nothing that stands still
         cut.set_xdata([turn / 3])
         low.set_data(np.linspace(0, 1, 35).reshape(5, 7) ** (turn + 1))
         soft.set_data(np.roll(np.eye(3), turn, 1))
@@ -111,7 +113,7 @@ def everything():
             text.set_text(said.format(turn))
         circle.set_radius(0.1 * (turn + 1))
         cloud.set_offsets([[0.2 * turn, 0.8], [0.5, 0.3 * turn]])
-        return [gaps, steps, dotted, falling, beyond, cut, low, high, soft, *texts, circle, cloud]
+        return [gaps, steps, dotted, far, falling, beyond, cut, low, high, soft, *texts, circle, cloud]
 
     return Explorer(picture, update, lambda turn: f"everything, turned {turn} times", turn=range(4))
 

@@ -49,7 +49,7 @@ async function render({ model, el }) {
   }
 
   function rest() {
-    spoken.textContent = canvas.ariaLabel;
+    spoken.textContent = canvas.getAttribute("aria-label");
     model.set("position", [...position]);
     model.save_changes();
   }
@@ -64,7 +64,7 @@ async function render({ model, el }) {
     if (!frame) return ask();
     if (canvas.dataset.position !== position.join()) {
       if (frame.artists) paint(canvas, background, model.get("size"), frame.artists.flat());
-      canvas.ariaLabel = frame.alt ?? canvas.ariaLabel;
+      if (frame.alt) canvas.setAttribute("aria-label", frame.alt);
       canvas.dataset.position = position.join();
       status.textContent = frame.error ?? "";
     }
@@ -165,7 +165,7 @@ function paintCells(context, { size, place, colours, cells }) {
 function paintText(context, { text, place, width, angle }) {
   context.translate(...place);
   context.rotate((-angle * Math.PI) / 180);
-  context.scale(width / context.measureText(text).width, 1);
+  context.scale(width / context.measureText(text).width || 1, 1);
   context.fillText(text, 0, 0);
 }
 

@@ -97,28 +97,28 @@ def scaling_explorer():
     picture = figure("", width=8, height=3.4)
     chart = picture.subplots()
     moving = {}
-    for marker, convention in zip(MARKERS, SCALINGS, strict=False):
+    for i, (marker, convention) in enumerate(zip(MARKERS, SCALINGS, strict=False)):
         (line,) = chart.plot(ranks, [1.0] * len(ranks), label=convention)
-        (dot,) = chart.plot([1], [1], marker=marker, markersize=10, color=line.get_color(), linestyle="none")
-        moving[convention] = line, dot
+        style = {"color": line.get_color()}
+        (dot,) = chart.plot([1], [1], marker=marker, markersize=10, linestyle="none", **style)
+        caption = chart.text(0.32 * i, 1.04, "", weight="bold", fontsize=12, transform=chart.transAxes, **style)
+        moving[convention] = line, dot, caption
+    chart.set_title(" ")  # room for the captions
     chart.set(yscale="log", xlabel="rank", ylabel="scale s", ylim=(1 / 400, 100))
     chart.set_xscale("log", base=2)
     chart.xaxis.set_major_formatter("{x:g}")
     chart.legend(loc="lower left", title="s =")
-    caption = chart.set_title("x")
-
-    def scales(rank, alpha):
-        return {name: scale(alpha, rank) for name, scale in SCALINGS.items()}
 
     def update(rank, alpha):
-        for convention, (line, dot) in moving.items():
-            line.set_ydata([SCALINGS[convention](alpha, r) for r in ranks])
-            dot.set_data([rank], [SCALINGS[convention](alpha, rank)])
-        caption.set_text("      ".join(f"{name} = {scale:.3g}" for name, scale in scales(rank, alpha).items()))
-        return [caption, *(artist for artists in moving.values() for artist in artists)]
+        for convention, (line, dot, caption) in moving.items():
+            scale = SCALINGS[convention]
+            line.set_ydata([scale(alpha, r) for r in ranks])
+            dot.set_data([rank], [scale(alpha, rank)])
+            caption.set_text(f"{convention} = {scale(alpha, rank):.3g}")
+        return [artist for artists in moving.values() for artist in artists]
 
     def alt(rank, alpha):
-        said = ", ".join(f"{name} gives {scale:.3g}" for name, scale in scales(rank, alpha).items())
+        said = ", ".join(f"{name} gives {scale(alpha, rank):.3g}" for name, scale in SCALINGS.items())
         return f"The scale s at rank {rank} and alpha {alpha}: {said}."
 
     return Explorer(picture, update, alt, rank=ranks, alpha=[1, 2, 4, 8, 16, 32, 64], start={"rank": 8, "alpha": 16})
