@@ -67,7 +67,8 @@ def draw(rank):
 
 ipywidgets.interact(draw, rank=ipywidgets.IntSlider(value=4, min=1, max=SIZE));""".replace("SIZE", str(SIZE))
 # Three adapters of a model of real size; what they hold does not matter here.
-STRENGTH = """from lora_lab import DigitClassifier, digits, lora_layers, lora_state, replace_linear_with_lora
+STRENGTH = """from lora_lab import lora_layers, lora_state, replace_linear_with_lora
+from lora_lab.material import DigitClassifier, digits
 from lora_lab.pictures.sliders import digits_explorer, strength_explorer
 
 names = ["upright", "mirrored", "rotated", "inverted"]
