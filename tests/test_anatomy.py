@@ -112,3 +112,15 @@ def test_double_precision_is_kept():
         torch.float64
     }
     torch.testing.assert_close(low_rank_approximation(matrix, 3), matrix, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("m", "n"), [(0, 4), (4, 0), (-3, 4), (4, -3), (-3, -4)])
+def test_a_matrix_without_numbers_breaks_even_nowhere(m, n):
+    with pytest.raises(ValueError, match=f"a matrix of {m} × {n} has no numbers"):
+        break_even_rank(m, n)
+
+
+@pytest.mark.parametrize("rank", [0, 4, 2.5])
+def test_an_update_is_amplified_in_as_many_directions_as_it_has(rank):
+    with pytest.raises(ValueError, match=f"rank={rank}"):
+        amplification_factor(torch.randn(3, 5), torch.randn(3, 5), rank)

@@ -523,3 +523,26 @@ def test_after_training_zero_B_and_a_silent_layer_are_no_longer_the_start():
     nn.init.normal_(model[0].lora.B)
     model[2].enabled = False
     assert doctor(model, X, y, trained=True).problems == []
+
+
+def test_a_loss_of_one_number_in_a_list_is_a_loss():
+    model, X = nn.Sequential(nn.Linear(3, 3)), torch.randn(6, 3)
+    replace_linear_with_lora(model, 2)
+    assert doctor(model, X, X, loss=lambda output, y: (output - y).square().mean().reshape(1)).problems == []
+
+
+def test_a_strength_of_a_half_stands_in_the_report_and_full_strength_does_not():
+    model, X = nn.Sequential(nn.Linear(3, 3)), torch.randn(6, 3)
+    replace_linear_with_lora(model, 2)
+    assert "strength" not in str(doctor(model, X, X))
+    model[0].lora.strength = 0.5
+    assert "strength 0.5" in str(doctor(model, X, X))
+
+
+def test_a_head_inside_is_meant_to_learn_when_its_short_name_is_given():
+    model = nn.ModuleDict({"body": nn.ModuleDict({"fc": nn.Linear(3, 3), "head": nn.Linear(3, 3)})})
+    model.forward = lambda X: model.body.head(model.body.fc(X))
+    replace_linear_with_lora(model, 2, targets="fc")
+    model.body.head.requires_grad_(True)
+    X = torch.randn(6, 3)
+    assert doctor(model, X, X, learns=["head"]).problems == doctor(model, X, X, learns="head").problems == []

@@ -197,3 +197,26 @@ def test_an_adapter_that_does_not_ship_is_refused_with_those_that_do():
     with pytest.raises(ValueError, match="there is no adapter 'poems'; choose one of 'code', 'names', 'tales'"):
         shipped_adapter("poems")
     assert shipped_adapter("code").is_dir()
+
+
+def test_tinygpt_writes_from_seed_zero_unless_told_otherwise():
+    torch.manual_seed(0)
+    model = TinyGPT(width=24, depth=1, heads=2, context=16).eval()
+    written = model.write("The ", 30)
+    assert written == model.write("The ", 30, seed=0) != model.write("The ", 30, seed=1)
+
+
+def test_what_a_block_adds_starts_smaller_the_deeper_the_model():
+    torch.manual_seed(0)
+    spread = {name: p.std().item() for name, p in TinyGPT(depth=8).named_parameters() if p.dim() == 2}
+    for name, found in spread.items():
+        expected = 0.02 / 4 if name.endswith(("o.weight", "down.weight")) else 0.02
+        assert found == pytest.approx(expected, rel=0.05), name
+
+
+def test_dropout_in_tinygpt_takes_from_the_characters_too_and_only_in_training():
+    torch.manual_seed(0)
+    model, tokens = TinyGPT(width=24, depth=0, heads=2, context=16, dropout=0.5), torch.arange(5)[None]
+    assert not torch.equal(model(tokens), model(tokens))
+    model.eval()
+    assert torch.equal(model(tokens), model(tokens))
