@@ -214,9 +214,11 @@ def test_what_a_block_adds_starts_smaller_the_deeper_the_model():
         assert found == pytest.approx(expected, rel=0.05), name
 
 
-def test_dropout_in_tinygpt_takes_from_the_characters_too_and_only_in_training():
+@pytest.mark.parametrize("depth", [0, 1], ids=["characters", "blocks"])
+def test_dropout_in_tinygpt_takes_from_characters_and_from_blocks_and_only_in_training(depth):
     torch.manual_seed(0)
-    model, tokens = TinyGPT(width=24, depth=0, heads=2, context=16, dropout=0.5), torch.arange(5)[None]
+    model, tokens = TinyGPT(width=24, depth=depth, heads=2, context=16, dropout=0.5), torch.arange(5)[None]
+    model.dropout.p = 0.0 if depth else 0.5
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()
     assert torch.equal(model(tokens), model(tokens))
