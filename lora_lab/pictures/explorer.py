@@ -24,8 +24,9 @@ class Explorer(anywidget.AnyWidget):
 
     ``update(rank=…, alpha=…)`` moves the figure's artists and returns those it moved, as matplotlib's own animations
     ask; always the same ones. ``alt(rank=…, alpha=…)`` describes in words what is then to be seen. The page paints the
-    moved artists over a background of all the others, which stand still. ``start={"rank": 8}`` says where the sliders
-    stand at first, ``labels={"lr": "learning rate"}`` what they are called.
+    moved artists over a background of all the others, which stand still. Any artist can move, but for hatches and for
+    images of more than 256 colours. ``start={"rank": 8}`` says where the sliders stand at first,
+    ``labels={"lr": "learning rate"}`` what they are called.
     """
 
     _esm = HERE / "explorer.js"
@@ -102,9 +103,8 @@ def _moving(figure, artists):
     images = [artist for artist in artists if isinstance(artist, AxesImage)]
     for image in images:
         if image.get_interpolation() in ("nearest", "auto", "antialiased"):
-            image.set_interpolation(
-                "none"
-            )  # which looks the same where cells are large, and gives the cells themselves
+            # This looks the same where cells are large, and gives the recorder the cells themselves.
+            image.set_interpolation("none")
     frames = [spine for image in images for spine in image.axes.spines.values() if spine.get_visible()]
     return sorted(dict.fromkeys(artists + frames), key=lambda artist: artist.get_zorder())
 
