@@ -108,8 +108,9 @@ def test_make_lab_answers_on_the_address_that_it_prints_as_root_too_and_asks_for
         assert "/lab/tree/notebooks/00_start_here.ipynb" in printed[0]
         assert urllib.request.urlopen(printed[0]).status == 200
         place = printed[0].split("/lab")[0]
-        with pytest.raises(urllib.error.HTTPError, match="403"):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
             urllib.request.urlopen(f"{place}/api/contents")
+        refused.value.close()
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

@@ -219,7 +219,9 @@ def test_a_text_that_ends_like_a_file_name_is_still_a_text():
 
 
 def test_a_paragraph_that_stands_in_several_docstrings_is_kept_once():
-    paragraphs = [p.strip() for text in python_prose().values() for p in set(text.split("\n\n")) if len(p) > 100]
+    paragraphs = [
+        p for text in python_prose().values() for p in {p.strip() for p in text.split("\n\n")} if len(p) > 100
+    ]
     assert len(paragraphs) == len(set(paragraphs))
 
 
