@@ -326,3 +326,19 @@ def test_a_frame_is_small_and_the_same_whenever_it_is_asked_for(make):
     first = json.dumps(explorer._frame(explorer.position))
     explorer._frame([len(slider["options"]) - 1 for slider in explorer.sliders])
     assert json.dumps(explorer._frame(explorer.position)) == first and len(first) < 30_000
+
+
+def test_markers_of_missing_and_of_very_far_numbers_are_left_out():
+    picture = figure("", width=3, height=2)
+    axes = picture.subplots()
+    (dots,) = axes.plot([0, 1, 2, 3], [0, 1, 2, 3], "o")
+    axes.set(xlim=(0, 3), ylim=(0, 1))
+
+    def update(x):
+        dots.set_ydata([0.5, float("nan"), x, 0.2])
+        return [dots]
+
+    explorer = Explorer(picture, update, "{x}".format, x=[1.0, 1e9, float("inf")])
+    counts = [len(command["at"]) for i in range(3) for command in explorer._frame([i])["artists"][0] if "at" in command]
+    assert counts == [3, 2, 2]
+    assert "NaN" not in json.dumps(explorer._frame([2])) and "Infinity" not in json.dumps(explorer._frame([2]))
