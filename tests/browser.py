@@ -211,6 +211,17 @@ def sliders(page):
     return (notebook if notebook.count() else page).get_by_role("slider").all()
 
 
+def jump(page, *position):
+    """Put the explorer's sliders there at one go, as a mouse may."""
+    page.evaluate(
+        """(position) => document.querySelectorAll(".lora-explorer input").forEach((input, i) => {
+            input.value = position[i];
+            input.dispatchEvent(new Event("input"));
+        })""",
+        position,
+    )
+
+
 def accessible_name(element):
     """What a screen reader calls this element."""
     name = re.search(r'^- \w+ "(.*?)"', element.aria_snapshot())

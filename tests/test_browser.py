@@ -20,6 +20,7 @@ from browser import (
     count_questions,
     errors,
     in_kernel,
+    jump,
     jupyterlab,
     open_notebook,
     run_all,
@@ -159,17 +160,6 @@ def two_keys(slider):
     """A key that moves the slider, and the one that brings it back."""
     at_the_end = slider.evaluate("(input) => input.value === input.max")
     return ("ArrowLeft", "ArrowRight") if at_the_end else ("ArrowRight", "ArrowLeft")
-
-
-def jump(page, *position):
-    """Put the explorer's sliders there at one go, as a mouse may."""
-    page.evaluate(
-        """(position) => document.querySelectorAll(".lora-explorer input").forEach((input, i) => {
-            input.value = position[i];
-            input.dispatchEvent(new Event("input"));
-        })""",
-        position,
-    )
 
 
 def assert_works_from_the_keyboard(slider):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import PICTURE, chromium, skip_without_chromium
+from browser import PICTURE, chromium, jump, skip_without_chromium
 from explorers import EXPLORERS, everything, tiny
 from PIL import Image
 from PIL.ImageFilter import MaxFilter, MinFilter
@@ -41,13 +41,7 @@ def show(page, html):
 
 def paint(page, position):
     """The canvas with the sliders at this position."""
-    page.evaluate(
-        """(position) => document.querySelectorAll(".lora-explorer input").forEach((input, i) => {
-            input.value = position[i];
-            input.dispatchEvent(new Event("input"));
-        })""",
-        list(position),
-    )
+    jump(page, *position)
     page.locator(f"{PICTURE}[data-position='{','.join(map(str, position))}']").wait_for()
     address = page.locator(PICTURE).evaluate("(canvas) => canvas.toDataURL()")
     return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB")

@@ -28,6 +28,25 @@ def task():
     return create_planted_task()
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def watch(module, look):
+    """A list that gets what ``look(x)`` says of each input of the module, just before it computes."""
+    seen = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(look(*inputs)))
+    return seen
+
+
+def first_numbers(x):
+    return x[:, 0].tolist()
+
+
 def test_a_rate_too_high_is_named_even_in_the_first_epoch():
     task = create_planted_task(64)
     history = train_model(nn.Linear(64, 10), task.X, task.y, 1, lr=1e30, batch_size=16, progress=False)
@@ -66,14 +85,9 @@ def test_the_same_seed_gives_the_same_history(task):
 
 
 def test_batches_cover_every_example_once_an_epoch_in_a_new_order():
-    seen = []
-
-    class Watch(nn.Linear):
-        def forward(self, x):
-            seen.append(x[:, 0].tolist())
-            return super().forward(x)
-
-    train_model(Watch(1, 1), torch.arange(10.0)[:, None], torch.zeros(10, 1), 2, batch_size=4, progress=False)
+    model = nn.Linear(1, 1)
+    seen = watch(model, first_numbers)
+    train_model(model, torch.arange(10.0)[:, None], torch.zeros(10, 1), 2, batch_size=4, progress=False)
     assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4, 2]
     first, second = [*chain(*seen[:3])], [*chain(*seen[3:])]
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
@@ -261,43 +275,26 @@ def test_examples_larger_than_a_piece_are_measured_one_by_one():
 
 @pytest.mark.parametrize("measure", [evaluate, accuracy])
 def test_measuring_computes_in_evaluation_mode_without_gradients_and_gives_the_mode_back(measure):
-    seen = []
-
-    class Watch(nn.Dropout):
-        def forward(self, x):
-            seen.append((self.training, x.requires_grad, torch.is_grad_enabled()))
-            return x
-
-    model = nn.Sequential(nn.Linear(4, 3), Watch()).train()
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout()).train()
+    seen = watch(model[1], lambda x: (model[1].training, x.requires_grad, torch.is_grad_enabled()))
     measure(model, torch.randn(6, 4), torch.zeros(6, dtype=torch.long))
     assert seen == [(False, False, False)] and model[1].training and torch.is_grad_enabled()
 
 
-def test_the_mode_of_each_part_and_the_thread_count_come_back_after_an_error():
+def test_the_mode_of_each_part_and_the_thread_count_come_back_after_an_error(two_threads):
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
     model[1].eval()
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        train_model(model, torch.randn(6, 4), torch.randn(6, 3), 1, progress=False)
-        assert torch.get_num_threads() == 2 and model[0].training and not model[1].training
-        with pytest.raises(ValueError, match="reshape y"):
-            train_model(model, torch.randn(6, 4), torch.randn(6, 2), 1, progress=False)
-        assert torch.get_num_threads() == 2 and model[0].training and not model[1].training
-    finally:
-        torch.set_num_threads(before)
+    train_model(model, torch.randn(6, 4), torch.randn(6, 3), 1, progress=False)
+    assert torch.get_num_threads() == 2 and model[0].training and not model[1].training
+    with pytest.raises(ValueError, match="reshape y"):
+        train_model(model, torch.randn(6, 4), torch.randn(6, 2), 1, progress=False)
+    assert torch.get_num_threads() == 2 and model[0].training and not model[1].training
 
 
 def test_training_is_done_in_training_mode():
-    seen = []
-
-    class Watch(nn.Linear):
-        def forward(self, x):
-            seen.append(self.training)
-            return super().forward(x)
-
-    X = torch.randn(6, 3)
-    train_model(Watch(3, 3).eval(), X, X, 1, val=(X, X), progress=False)
+    model, X = nn.Linear(3, 3).eval(), torch.randn(6, 3)
+    seen = watch(model, lambda x: model.training)
+    train_model(model, X, X, 1, val=(X, X), progress=False)
     assert seen == [True, False]
 
 
@@ -350,14 +347,9 @@ def test_a_loss_of_ones_own_is_measured_on_the_validation_data_too():
 
 
 def test_without_batches_the_examples_keep_their_order():
-    seen = []
-
-    class Watch(nn.Linear):
-        def forward(self, x):
-            seen.append(x[:, 0].tolist())
-            return super().forward(x)
-
-    train_model(Watch(1, 1), torch.arange(10.0)[:, None], torch.zeros(10, 1), 2, progress=False)
+    model = nn.Linear(1, 1)
+    seen = watch(model, first_numbers)
+    train_model(model, torch.arange(10.0)[:, None], torch.zeros(10, 1), 2, progress=False)
     assert seen == [[*range(10)]] * 2
 
 
@@ -387,37 +379,21 @@ def test_a_history_counts_the_seconds():
     assert train_model(nn.Linear(3, 3), X, X, 1, progress=False).seconds > 0
 
 
-class Watched(nn.Linear):
-    """Notes how many numbers it is given at once, and on how many threads."""
-
-    def __init__(self, *sizes):
-        super().__init__(*sizes)
-        self.given, self.threads = [], []
-
-    def forward(self, x):
-        self.given.append(x.numel())
-        self.threads.append(torch.get_num_threads())
-        return super().forward(x)
-
-
 def test_measuring_holds_a_piece_of_the_data_at_once():
-    model, X = Watched(64, 3), torch.randn(3_001, 64)
+    model, X = nn.Linear(64, 3), torch.randn(3_001, 64)
+    given = watch(model, torch.numel)
     evaluate(model, X, torch.zeros(3_001, 3))
     accuracy(model, X, torch.zeros(3_001).long())
-    assert max(model.given) <= 32_768 and sum(model.given) == 2 * X.numel()
+    assert max(given) <= 32_768 and sum(given) == 2 * X.numel()
 
 
 @pytest.mark.parametrize(("size", "threads"), [(8, 1), (1_000, 2)], ids=["small", "large"])
-def test_small_work_is_done_on_one_thread_and_large_work_on_all(size, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        model, X = Watched(size, size), torch.randn(300, size)
-        train_model(model, X, X, 1, progress=False)
-        evaluate(model, X, X)
-        assert set(model.threads) == {threads}
-    finally:
-        torch.set_num_threads(before)
+def test_small_work_is_done_on_one_thread_and_large_work_on_all(size, threads, two_threads):
+    model, X = nn.Linear(size, size), torch.randn(300, size)
+    seen = watch(model, lambda x: torch.get_num_threads())
+    train_model(model, X, X, 1, progress=False)
+    evaluate(model, X, X)
+    assert set(seen) == {threads}
 
 
 def test_a_mistake_in_a_loss_of_ones_own_is_not_taken_for_a_diverging_training():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .canvas import Recorder
 from .figures import PIXELS_PER_INCH, picture_bundle, png_address
-from .standalone import HERE, Standalone
+from .standalone import HERE, Standalone, key_of
 
 
 class Explorer(anywidget.AnyWidget):
@@ -40,11 +40,13 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, figure, update, alt, start=None, labels=None, **choices):
         self._choices = {name: list(options) for name, options in choices.items()}
         position = _start(self._choices, start or {})
+        values = _at(self._choices, position)
         self._figure, self._update, self._alt = figure, update, alt
         with torch.random.fork_rng(devices=[]):
-            self._moving = _moving(figure, update(**_at(self._choices, position)))
-        background = _background(figure, self._moving)
-        self._recorder = Recorder(figure)
+            self._moving = _moving(figure, update(**values))
+            background = _background(figure, self._moving)
+            self._recorder = Recorder(figure)
+            frame = self._look(values)
         labels = labels or {}
         super().__init__(
             sliders=[
@@ -54,7 +56,7 @@ class Explorer(anywidget.AnyWidget):
             position=position,
             background=png_address(background),
             size=[round(inches * PIXELS_PER_INCH) for inches in figure.get_size_inches()],
-            frames={_key(position): self._frame(position)},
+            frames={key_of(position): frame},
         )
         self.on_msg(self._answer)
 
@@ -75,7 +77,11 @@ class Explorer(anywidget.AnyWidget):
         values = _at(self._choices, position)
         with torch.random.fork_rng(devices=[]):  # a moved slider changes no later cell's random numbers
             self._update(**values)
-            return {"alt": self._alt(**values), "artists": [self._recorder.record(artist) for artist in self._moving]}
+            return self._look(values)
+
+    def _look(self, values):
+        """What the artists look like now that ``update`` has moved them there, in words and as data."""
+        return {"alt": self._alt(**values), "artists": [self._recorder.record(artist) for artist in self._moving]}
 
     def _answer(self, _, question, buffers):
         _between_cells(lambda: self._send_frame(question["ask"]))
@@ -85,7 +91,7 @@ class Explorer(anywidget.AnyWidget):
             frame = self._frame(position)
         except Exception as error:  # the learner sees it under the picture, and the slider goes on working
             frame = {"error": f"{type(error).__name__}: {error}"}
-        self.send({"key": _key(position)} | frame)
+        self.send({"key": key_of(position)} | frame)
 
     def _repr_mimebundle_(self, **kwargs):
         bundle, metadata = super()._repr_mimebundle_(**kwargs)
@@ -149,10 +155,6 @@ def _start(choices, start):
 
 def _at(choices, position):
     return {name: options[i] for (name, options), i in zip(choices.items(), position, strict=True)}
-
-
-def _key(position):
-    return ",".join(map(str, position))
 
 
 def _text(option):

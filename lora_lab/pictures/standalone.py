@@ -31,7 +31,7 @@ class Standalone:
             frame = explorer._frame(position)
             looks = zip(numbers, map(json.dumps, frame["artists"]), strict=True)
             row = [known.setdefault(look, len(known)) for known, look in looks]
-            positions.append([",".join(map(str, position)), frame["alt"], *row])
+            positions.append([key_of(position), frame["alt"], *row])
         looks = [[json.loads(look) for look in known] for known in numbers]
         self._cells = _pack(b"".join(map(_take_cells, looks)), zlib.Z_FILTERED)  # zlib's word for small differences
         self._looks = _pack(json.dumps({"looks": looks, "positions": positions}).encode())
@@ -52,6 +52,11 @@ class Standalone:
             looks=self._looks,
             cells=self._cells,
         )
+
+
+def key_of(position):
+    """A position as the page writes it: "3,0"."""
+    return ",".join(map(str, position))
 
 
 def _take_cells(looks):
