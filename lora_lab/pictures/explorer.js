@@ -1,14 +1,18 @@
 // Sliders and one canvas. Python says what moved, this side paints it over a background that never changes. It remembers
 // every position it has seen, so that one that was there before is shown at once, and asks for one at a time, always the
 // newest.
+
 async function render({ model, el }) {
-  const sliders = model.get("sliders"); // [{ name, label, options: ["1", "2", …] }]
+  const sliders = model.get("sliders"); // [{ name, label, options: ["1", "2", …], kind: "range" or "buttons" }]
   const position = [...model.get("position")]; // the index of each slider's option
   const seen = new Map(Object.entries(model.get("frames"))); // "3,0" → { alt, artists: [[command, …], …], error }
   let asked = null; // the position that Python is working on now
   let touched = false; // nothing is asked for ahead while the notebook only runs, nor for a reader who scrolls past
   let asking; // a timer, for the case that the answer never comes
   let saving; // a timer: Python hears of a new position once the hand rests, so that a picture never waits for it
+  let shown = null; // the frame on the canvas
+  let gliding; // the next step of a movement that is being shown
+  let cursor = null; // the cell of a product that is touched: [row, column]
 
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
@@ -21,10 +25,12 @@ async function render({ model, el }) {
   el.classList.add("lora-explorer");
   el.replaceChildren(controls, canvas, status, spoken);
 
-  const inputs = sliders.map(({ name, label, options }, i) => {
+  const inputs = sliders.map((slider, i) => (slider.kind === "buttons" ? addButtons : addRange)(slider, i));
+  const player = model.get("play") && addPlayer(sliders.findIndex(({ name }) => name === model.get("play")));
+  if (model.get("product").images) listenToTouch();
+
+  function addRange({ name, label, options }, i) {
     const input = Object.assign(document.createElement("input"), { type: "range", min: 0, max: options.length - 1 });
-    input.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
-    input.dataset.name = name;
     input.setAttribute("aria-label", label);
     input.addEventListener("input", () => move(i, Number(input.value)));
     const number = document.createElement("output");
@@ -32,8 +38,59 @@ async function render({ model, el }) {
     const row = document.createElement("label");
     row.append(label, input, number);
     controls.append(row);
-    return { input, number };
-  });
+    prepare(input, name);
+    return (index) => {
+      input.value = index;
+      number.textContent = options[index];
+      input.setAttribute("aria-valuetext", options[index]);
+    };
+  }
+
+  // A choice among names: all of them can be read, and one click takes any.
+  function addButtons({ name, label, options }, i) {
+    const group = document.createElement("fieldset");
+    group.append(Object.assign(document.createElement("legend"), { textContent: label }));
+    const group_name = `${name}-${Math.random()}`;
+    const buttons = options.map((option, index) => {
+      const input = Object.assign(document.createElement("input"), { type: "radio", name: group_name });
+      input.addEventListener("change", () => move(i, index));
+      prepare(input, name);
+      const button = document.createElement("label");
+      button.append(input, Object.assign(document.createElement("span"), { textContent: option }));
+      group.append(button);
+      return input;
+    });
+    controls.append(group);
+    return (index) => (buttons[index].checked = true);
+  }
+
+  function prepare(input, name) {
+    input.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
+    input.dataset.name = name;
+  }
+
+  // A button that moves one slider from stop to stop, each shown before the next is due.
+  function addPlayer(i) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "▶ Play" });
+    let timer;
+    const stop = () => {
+      clearInterval(timer);
+      timer = undefined;
+      button.textContent = "▶ Play";
+    };
+    const last = sliders[i].options.length - 1;
+    button.addEventListener("click", () => {
+      if (timer) return stop();
+      button.textContent = "❚❚ Pause";
+      if (position[i] === last) move(i, 0);
+      timer = setInterval(() => {
+        if (!el.isConnected || position[i] === last) stop();
+        else if (seen.has(position.join())) move(i, position[i] + 1);
+      }, 120);
+    });
+    controls.querySelector(`[data-name="${sliders[i].name}"]`).before(button);
+    return { stop };
+  }
 
   function touch() {
     touched = true;
@@ -55,20 +112,71 @@ async function render({ model, el }) {
   }
 
   function show() {
-    inputs.forEach(({ input, number }, i) => {
-      input.value = position[i];
-      number.textContent = sliders[i].options[position[i]];
-      input.setAttribute("aria-valuetext", number.textContent);
-    });
+    inputs.forEach((put, i) => put(position[i]));
     const frame = seen.get(position.join());
     if (!frame) return ask();
     if (canvas.dataset.position !== position.join()) {
-      if (frame.artists) paint(canvas, background, model.get("size"), frame.artists.flat());
+      if (frame.artists) glide(frame);
       if (frame.alt) canvas.setAttribute("aria-label", frame.alt);
       canvas.dataset.position = position.join();
       status.textContent = frame.error ?? "";
     }
     setTimeout(ask, 30); // the screen comes first
+  }
+
+  // Paint a frame. What is said to glide and lies elsewhere now goes there first, over all that was to be seen before.
+  function glide(frame) {
+    cancelAnimationFrame(gliding);
+    const before = shown;
+    shown = frame;
+    const paths = model.get("gliding").map((i) => [i, ...[before, frame].map((f) => f && image(f.artists[i]))]);
+    const moving = paths.filter(([, from, to]) => from && to && from.place.join() !== to.place.join());
+    if (!moving.length || matchMedia("(prefers-reduced-motion: reduce)").matches) return repaint();
+    const rest = before.artists.filter((_, i) => !moving.some(([j]) => i === j)).flat();
+    const start = performance.now();
+    const step = (now) => {
+      const t = Math.min(1, (now - start) / 500);
+      if (t === 1) return repaint();
+      const between = moving.map(([, from, to]) => ({ ...from, clips: [], place: from.place.map((x, k) => x + t * (to.place[k] - x)) }));
+      paint(canvas, background, model.get("size"), [...rest, ...between]);
+      gliding = requestAnimationFrame(step);
+    };
+    step(start);
+  }
+
+  function repaint() {
+    const marks = cursor ? highlights(factors(), model.get("product"), cursor) : [];
+    paint(canvas, background, model.get("size"), [...shown.artists.flat(), ...marks]);
+  }
+
+  // The images of a product A · B, in the frame that is shown.
+  function factors() {
+    return model.get("product").images.map((i) => image(shown.artists[i]));
+  }
+
+  function listenToTouch() {
+    const told = Object.assign(document.createElement("p"), { className: "told", textContent: HINT });
+    told.setAttribute("role", "status");
+    canvas.after(told);
+    canvas.tabIndex = 0;
+    canvas.dataset.lmSuppressShortcuts = "true";
+    const touch = (cell) => {
+      if (!shown || cell?.join() === cursor?.join()) return;
+      cursor = cell;
+      told.textContent = cell ? sentence(factors(), cell) : HINT;
+      repaint();
+    };
+    canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => {
+      const scale = model.get("size")[0] / canvas.clientWidth;
+      touch(cellAt(factors(), offsetX * scale, offsetY * scale));
+    });
+    for (const event of ["pointerleave", "blur"]) canvas.addEventListener(event, () => touch(null));
+    canvas.addEventListener("keydown", (event) => {
+      const cell = event.key === "Escape" ? null : step(factors(), cursor, event.key);
+      if (cell === undefined) return;
+      event.preventDefault();
+      touch(cell);
+    });
   }
 
   function ask() {
@@ -118,82 +226,6 @@ async function render({ model, el }) {
     model.off("msg:custom", answered);
     model.off("change:position", moved);
   };
-}
-
-// The background and the commands over it, as fine as the screen is.
-function paint(canvas, background, [width, height], commands) {
-  const fine = Math.max(1, window.devicePixelRatio);
-  canvas.style.width = `${width}px`;
-  Object.assign(canvas, { width: width * fine, height: height * fine });
-  const context = canvas.getContext("2d");
-  context.scale(fine, fine);
-  context.drawImage(background, 0, 0, width, height);
-  for (const command of commands) {
-    context.save();
-    for (const clip of command.clips) context.clip(new Path2D(clip));
-    Object.assign(context, command.style);
-    if (command.path !== undefined) paintPath(context, command);
-    else if (command.cells !== undefined) paintCells(context, command);
-    else paintText(context, command);
-    context.restore();
-  }
-}
-
-// A path, once or at each of many places.
-function paintPath(context, { path, at = [[0, 0]], style, dashes }) {
-  const shape = new Path2D(path);
-  if (dashes) context.setLineDash(dashes);
-  for (const [x, y] of at) {
-    context.translate(x, y);
-    if (style.fillStyle) context.fill(shape);
-    if (style.strokeStyle) context.stroke(shape);
-    context.translate(-x, -y);
-  }
-}
-
-// An image: each cell the number of a colour, and a rectangle with sharp edges.
-function paintCells(context, { size, place, colours, cells }) {
-  const pixels = Uint32Array.from(bytes(cells), (number) => colours[number]);
-  const image = Object.assign(document.createElement("canvas"), { width: size[0], height: size[1] });
-  image.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), ...size), 0, 0);
-  context.imageSmoothingEnabled = false;
-  context.transform(...place);
-  context.drawImage(image, 0, 0);
-}
-
-// A line of text, as wide as matplotlib made it, whatever font there is.
-function paintText(context, { text, place, width, angle }) {
-  context.translate(...place);
-  context.rotate((-angle * Math.PI) / 180);
-  context.scale(width / context.measureText(text).width || 1, 1);
-  context.fillText(text, 0, 0);
-}
-
-function bytes(base64) {
-  if (typeof base64 !== "string") return base64;
-  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-}
-
-function inflate(packed) {
-  return new Response(new Blob([bytes(packed)]).stream().pipeThrough(new DecompressionStream("deflate")));
-}
-
-// All frames of a page that has no kernel: each artist's looks once, and for each position their numbers. Of images,
-// the cells lie in a row beside them, each as what differs from the one before.
-async function unpack(packedLooks, packedCells) {
-  const { looks, positions } = await inflate(packedLooks).json();
-  const row = new Uint8Array(await inflate(packedCells).arrayBuffer());
-  let start = 0;
-  for (const artist of looks) {
-    let before = [];
-    for (const image of artist.flat().filter(({ size }) => size)) {
-      image.cells = row.subarray(start, (start += image.size[0] * image.size[1]));
-      if (before.length === image.cells.length) before.forEach((number, i) => (image.cells[i] += number));
-      before = image.cells;
-    }
-  }
-  const frame = ([key, alt, ...numbers]) => [key, { alt, artists: numbers.map((number, i) => looks[i][number]) }];
-  return Object.fromEntries(positions.map(frame));
 }
 
 export default { render };

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .canvas import Recorder
 from .figures import PIXELS_PER_INCH, picture_bundle, png_address
-from .standalone import HERE, Standalone, key_of
+from .standalone import SCRIPT, STYLE, Standalone, key_of
 
 
 class Explorer(anywidget.AnyWidget):
@@ -26,22 +26,29 @@ class Explorer(anywidget.AnyWidget):
     ask; always the same ones. ``alt(rank=…, alpha=…)`` describes in words what is then to be seen. The page paints the
     moved artists over a background of all the others, which stand still. Any artist can move, but for hatches and for
     images of more than 256 colours. ``start={"rank": 8}`` says where the sliders stand at first,
-    ``labels={"lr": "learning rate"}`` what they are called.
+    ``labels={"lr": "learning rate"}`` what they are called. A slider whose options are all texts is a row of buttons.
+
+    ``play="step"`` gives that slider a button that moves it from stop to stop. ``gliding=[image]`` are images that are
+    seen to go where they lie next. ``product=(A, B, AB)``, three images of which the third is the product of the first
+    two, can be touched: a cell shows its sum, a column of A or a row of B what it contributes.
     """
 
-    _esm = HERE / "explorer.js"
-    _css = HERE / "explorer.css"
+    _esm = SCRIPT
+    _css = STYLE
     sliders = traitlets.List().tag(sync=True)
     position = traitlets.List(traitlets.Int()).tag(sync=True)
     background = traitlets.Unicode().tag(sync=True)
     size = traitlets.List(traitlets.Int()).tag(sync=True)
+    play = traitlets.Unicode().tag(sync=True)
+    gliding = traitlets.List(traitlets.Int()).tag(sync=True)
+    product = traitlets.Dict().tag(sync=True)
     frames = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, figure, update, alt, start=None, labels=None, **choices):
+    def __init__(self, figure, update, alt, start=None, labels=None, play="", gliding=(), product=(), **choices):
         self._choices = {name: list(options) for name, options in choices.items()}
         position = _start(self._choices, start or {})
         values = _at(self._choices, position)
-        self._figure, self._update, self._alt = figure, update, alt
+        self._figure, self._update, self._alt, self._product = figure, update, alt, product
         with torch.random.fork_rng(devices=[]):
             self._moving = _moving(figure, update(**values))
             background = _background(figure, self._moving)
@@ -50,12 +57,15 @@ class Explorer(anywidget.AnyWidget):
         labels = labels or {}
         super().__init__(
             sliders=[
-                {"name": name, "label": labels.get(name, name), "options": [_text(option) for option in options]}
+                {"name": name, "label": labels.get(name, name), "kind": _kind(options), "options": [*map(_text, options)]}
                 for name, options in self._choices.items()
             ],
             position=position,
             background=png_address(background),
             size=[round(inches * PIXELS_PER_INCH) for inches in figure.get_size_inches()],
+            play=play,
+            gliding=[self._moving.index(image) for image in gliding],
+            product=self._touchable(),
             frames={key_of(position): frame},
         )
         self.on_msg(self._answer)
@@ -81,7 +91,19 @@ class Explorer(anywidget.AnyWidget):
 
     def _look(self, values):
         """What the artists look like now that ``update`` has moved them there, in words and as data."""
-        return {"alt": self._alt(**values), "artists": [self._recorder.record(artist) for artist in self._moving]}
+        artists = [self._recorder.record(artist) for artist in self._moving]
+        for image in self._product[:2]:  # the page reckons with these
+            artists[self._moving.index(image)][0]["numbers"] = image.get_array().astype(float).round(2).tolist()
+        return {"alt": self._alt(**values), "artists": artists}
+
+    def _touchable(self):
+        """What the page needs to know of a product: which images it is of, and the colours of its numbers."""
+        if not self._product:
+            return {}
+        image = self._product[2]
+        colours = image.cmap(range(image.cmap.N), bytes=True).view(np.uint32).ravel().tolist()
+        images = [self._moving.index(image) for image in self._product]
+        return {"images": images, "limit": image.get_clim()[1], "colours": colours}
 
     def _answer(self, _, question, buffers):
         _between_cells(lambda: self._send_frame(question["ask"]))
@@ -155,6 +177,11 @@ def _start(choices, start):
 
 def _at(choices, position):
     return {name: options[i] for (name, options), i in zip(choices.items(), position, strict=True)}
+
+
+def _kind(options):
+    """A choice among names is easier to take from buttons, where all of them can be read."""
+    return "buttons" if all(isinstance(option, str) for option in options) else "range"
 
 
 def _text(option):

@@ -14,14 +14,22 @@ import matplotlib
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 STYLE = Path(__file__).with_name("course.mplstyle")
 PIXELS_PER_INCH = 100  # on the page; the picture itself is finer
+WIDTH = 8.4  # inches: as wide as a notebook's page beside the file browser on a projector
 COLOURS = {"W": "#0072B2", "A": "#E69F00", "B": "#009E73", "ΔW": "#D55E00"}
+INKS = COLOURS | {"A": "#946400", "B": "#00795A", "ΔW": "#B84D00"}  # the same, dark enough for letters on white
 # A dashed line across, to compare with: a noise floor, the loss of doing nothing.
 LEVEL = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.3}
-# Negative numbers are grey, zero is white, positive ones have the matrix's own colour.
-COLOUR_MAPS = {name: LinearSegmentedColormap.from_list(name, ["#404040", "white", c]) for name, c in COLOURS.items()}
+# Zero is white, positive numbers have the matrix's own colour, negative ones another, which colour-blind readers tell
+# from it: grey in W, violet in what is trained. Few shades, so that a slider's images stay small.
+NEGATIVE = {"W": "#404040", "A": "#5E3C99", "B": "#5E3C99", "ΔW": "#5E3C99"}
+COLOUR_MAPS = {
+    name: LinearSegmentedColormap.from_list(name, [NEGATIVE[name], "white", colour], N=33)
+    for name, colour in COLOURS.items()
+}
 
 
 class CourseFigure(Figure):
@@ -42,8 +50,8 @@ class CourseFigure(Figure):
 
 def picture_bundle(figure, alt):
     """A figure as a notebook output: a picture, narrower where the page is, with alternative text."""
-    style = f"width: {round(figure.get_figwidth() * PIXELS_PER_INCH)}px; max-width: 100%; background: white"
-    png = CourseFigure.png(figure)  # of any figure
+    png, width = CourseFigure.png(figure), round(figure.get_figwidth() * PIXELS_PER_INCH)  # of any figure
+    style = f"width: {width}px; max-width: 100%; background: white; border-radius: 8px"
     picture = f'<img alt="{html.escape(alt)}" style="{style}" src="{png_address(png)}">'
     return {"text/html": picture, "text/plain": alt}
 
@@ -53,8 +61,8 @@ def png_address(png):
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def figure(alt, width=7.0, height=3.0):
-    """An empty figure in the course's style, ``width`` × ``height`` inches, with a description in words."""
+def figure(alt, height=3.4, width=WIDTH):
+    """An empty figure in the course's style, so many inches high, with a description in words."""
     with _style():
         empty = CourseFigure(figsize=(width, height), layout="constrained")
     empty.alt = alt
@@ -96,15 +104,38 @@ def legend_beside(axes):
 @styled
 def draw_matrix(axes, matrix, kind, label=None, limit=None):
     """Draw an (m, n) matrix as a matrix into axes: a cell a number, in the colours of its kind; return the image."""
-    matrix = matrix.detach()
-    limit = limit or matrix.abs().quantile(0.98).item() or 1.0  # so that one large number does not pale the others
-    image = axes.imshow(matrix, cmap=COLOUR_MAPS[kind], vmin=-limit, vmax=limit, aspect="equal")
+    image = axes.imshow(matrix.detach(), cmap=COLOUR_MAPS[kind], **_limits(matrix, limit), aspect="equal")
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set(visible=True, color=COLOURS[kind], linewidth=2)
     if label:
-        axes.set_xlabel(label, color=COLOURS[kind], fontweight="bold")
+        axes.set_xlabel(label, color=INKS[kind], fontweight="bold")
     return image
+
+
+def _limits(matrix, limit=None):
+    """From where to where the colours go; by default so that one large number does not pale the others."""
+    limit = limit or matrix.detach().abs().quantile(0.98).item() or 1.0
+    return {"vmin": -limit, "vmax": limit}
+
+
+def sheet(axes, width, height):
+    """Make axes a sheet to lay matrices on: a cell is one unit wide and high, and y goes downwards."""
+    bare(axes)
+    axes.set(xlim=(-0.5, width + 0.5), ylim=(height + 0.5, -0.5), aspect="equal")
+
+
+def lay(axes, matrix, kind, left, top, label="", limit=None):
+    """Lay an (m, n) matrix on a sheet, its upper left corner there, its label below; return its image and its frame."""
+    m, n = matrix.shape
+    place = (left, left + n, top + m, top)
+    view = axes.axis()  # imshow would look at nothing but this image
+    image = axes.imshow(matrix.detach(), cmap=COLOUR_MAPS[kind], **_limits(matrix, limit), extent=place)
+    axes.axis(view)
+    frame = axes.add_patch(Rectangle((left, top), n, m, fill=False, edgecolor=COLOURS[kind], linewidth=2))
+    style = {"ha": "center", "color": INKS[kind], "fontweight": "bold", "linespacing": 1.25}
+    axes.annotate(label, (left + n / 2, top + m), (0, -6), textcoords="offset points", va="top", **style)
+    return image, frame
 
 
 @styled
@@ -112,23 +143,25 @@ def lora_picture(weight, A, B):
     """LoRA in one picture, to scale: A (in, rank) times B (rank, out) is an update of the frozen W (in, out)."""
     (m, n), rank = weight.shape, A.shape[1]
     trained, frozen = rank * (m + n), m * n
+    gap = 0.09 * n
+    corner, width, height = rank + gap, rank + 3 * n + 7 * gap, rank + m + gap
     picture = figure(
-        f"A tall, thin matrix A, {m} by {rank}, times a low, wide matrix B, {rank} by {n}, makes an update ΔW, {m} by "
-        f"{n} and of rank {rank}, which is added to the frozen matrix W of the same size. A and B together hold "
-        f"{trained:,} numbers, W holds {frozen:,}.",
-        width=9,
-        height=3.1,
+        f"A multiplication table: a tall, thin matrix A, {m} by {rank}, at the left, a low, wide matrix B, {rank} by "
+        f"{n}, above, and where they cross their product ΔW, {m} by {n} and of rank {rank}. Added to the frozen matrix "
+        f"W of the same size it makes the merged matrix. A and B together hold {trained:,} numbers, W holds {frozen:,}.",
+        height=1.1 + WIDTH * height / width,
     )
-    gap = 0.16 * n
-    grid = picture.add_gridspec(1, 8, width_ratios=[0.6 * gap, rank, gap, n, gap, n, 2 * gap, n])
-    tall, times, wide, equals, product, added, left = (picture.add_subplot(cell) for cell in list(grid)[1:])
-    for axes, sign, size in ((times, "·", 26), (equals, "=", 26), (added, "added to", 12)):
-        axes.axis("off")
-        axes.text(0.5, 0.5, sign, ha="center", va="center", fontsize=size, transform=axes.transAxes)
-    draw_matrix(tall, A, "A", f"A\n{m} × {rank}")
-    draw_matrix(wide, B, "B", f"B\n{rank} × {n}")
-    draw_matrix(product, A @ B, "ΔW", f"ΔW, of rank {rank}\n{m} × {n}")
-    draw_matrix(left, weight, "W", f"W, frozen\n{m} × {n}")
+    axes = picture.subplots()
+    sheet(axes, width, height)
+    lay(axes, A, "A", 0, corner, f"A\n{m} × {rank}")
+    lay(axes, B, "B", corner, 0)
+    axes.text(corner + n + 0.4 * gap, rank / 2, f"B  {rank} × {n}", va="center", color=INKS["B"], fontweight="bold")
+    lay(axes, A @ B, "ΔW", corner, corner, f"ΔW = A·B\n{m} × {n}")
+    limit = _limits(weight)["vmax"]
+    for sign, kind, matrix, label in (("+", "W", weight, "W, frozen"), ("=", "W", weight + A @ B, "W + ΔW, merged")):
+        corner += n + 3 * gap
+        axes.text(corner - 1.5 * gap, height - m / 2, sign, ha="center", va="center", fontsize=24)
+        lay(axes, matrix, kind, corner, height - m, f"{label}\n{m} × {n}", limit)
     headline(picture, f"{trained:,} numbers learn, {frozen:,} stay as they are")
     return picture
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+SCRIPT = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("paint.js", "product.js", "explorer.js"))
+STYLE = (HERE / "explorer.css").read_text(encoding="utf-8")
+TRAITS = ("sliders", "position", "background", "size", "play", "gliding", "product")
 PAGE = """<div id="{place}">{still}</div><style>{style}</style><script>{{
 {script}
 const state = {state};
@@ -24,10 +27,12 @@ class Standalone:
     """HTML that needs nothing else: each artist's looks once, and for each position of the sliders their numbers."""
 
     def __init__(self, explorer):
-        self._state = {name: getattr(explorer, name) for name in ("sliders", "position", "background", "size")}
+        self._state = {name: getattr(explorer, name) for name in TRAITS}
         self._still = explorer.still()
         numbers, positions = [{} for _ in explorer._moving], []
-        for position in itertools.product(*(range(len(slider["options"])) for slider in explorer.sliders)):
+        # The first slider moves fastest: its neighbouring positions are the most alike, and pack best.
+        stops = [range(len(slider["options"])) for slider in reversed(explorer.sliders)]
+        for position in map(tuple, map(reversed, itertools.product(*stops))):
             frame = explorer._frame(position)
             looks = zip(numbers, map(json.dumps, frame["artists"]), strict=True)
             row = [known.setdefault(look, len(known)) for known, look in looks]
@@ -41,13 +46,12 @@ class Standalone:
 
     def html(self):
         """The sliders as a piece of a page, with a still picture where scripts don't run."""
-        script = (HERE / "explorer.js").read_text(encoding="utf-8")
         state = json.dumps(self._state).replace("<", "\\u003c")  # no text of ours may end the script
         return PAGE.format(
             place=f"lora-explorer-{zlib.crc32((state + self._looks + self._cells).encode()):08x}",
             still=self._still["text/html"],
-            style=(HERE / "explorer.css").read_text(encoding="utf-8"),
-            script=script.partition("export default")[0],
+            style=STYLE,
+            script=SCRIPT.partition("export default")[0],
             state=state,
             looks=self._looks,
             cells=self._cells,
