@@ -19,6 +19,12 @@ settings.register_profile("course", deadline=None, derandomize=True)
 settings.load_profile("course")
 
 
+def pytest_collectstart(collector):
+    """nbval compares numbers and words: the HTML of a table or a picture says what the text beside it says."""
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("text/html",)
+
+
 class SmallNet(nn.Module):
     """An MLP with names: 12 → 16 → 16 → 6."""
 

@@ -211,13 +211,23 @@ def sliders(page):
     return (notebook if notebook.count() else page).get_by_role("slider").all()
 
 
+def choices(page):
+    """Of every row of buttons of an explorer, the one that is pressed."""
+    return page.locator(".lora-explorer input[type=radio]:checked").all()
+
+
 def jump(page, *position):
     """Put the explorer's sliders there at one go, as a mouse may."""
     page.evaluate(
-        """(position) => document.querySelectorAll(".lora-explorer input").forEach((input, i) => {
-            input.value = position[i];
-            input.dispatchEvent(new Event("input"));
-        })""",
+        """(position) => {
+            const controls = document.querySelectorAll(".lora-explorer > div > :is(label, fieldset)");
+            controls.forEach((control, i) => {
+                const inputs = control.querySelectorAll("input");
+                if (inputs[0].type === "radio") return inputs[position[i]].click();
+                inputs[0].value = position[i];
+                inputs[0].dispatchEvent(new Event("input"));
+            });
+        }""",
         position,
     )
 

@@ -8,6 +8,7 @@ from lora_lab import lora_layers, lora_state, replace_linear_with_lora
 from lora_lab.material import DigitClassifier, create_planted_task, digits
 from lora_lab.pictures.explorer import Explorer
 from lora_lab.pictures.figures import figure, styled
+from lora_lab.pictures.loom import loom
 from lora_lab.pictures.sliders import (
     digits_explorer,
     grid_explorer,
@@ -15,6 +16,7 @@ from lora_lab.pictures.sliders import (
     scaling_explorer,
     similarity_explorer,
     strength_explorer,
+    surprise_explorer,
     training_explorer,
     writing_explorer,
 )
@@ -53,7 +55,14 @@ def writings():
     return {(name, s): f"{name} $x_{s}$ at {s}\n" * 9 for name in ("code", "tales") for s in (0, 0.5, 1.0)}
 
 
+def surprising():
+    """Two lines of eight letters, the one the model surprises least first."""
+    return {("alphabet", s): ("abcdefg\nhijklmno", [s + i / 4 for i in range(16)]) for s in (0.0, 0.5, 1.0)}
+
+
 EXPLORERS = {
+    "loom": lambda: loom(ranks=(1, 3)),
+    "surprise": lambda: surprise_explorer(surprising(), columns=16, rows=1),
     "rank": lambda: rank_explorer({"one": torch.randn(12, 12), "two": torch.randn(12, 12)}),
     "training": lambda: training_explorer(create_planted_task(32, 8, 8), steps=10),
     "scaling": scaling_explorer,

@@ -16,6 +16,7 @@ from browser import (
     PICTURE,
     accessible_name,
     asked,
+    choices,
     chromium,
     count_questions,
     errors,
@@ -130,19 +131,29 @@ def run_notebook(page, address):
     return run_notebook
 
 
+# The explorer that has the focus: where its controls stand, as it writes positions.
+HERE = """() => [...document.activeElement.closest(".lora-explorer").querySelector("div").children]
+    .map((control) => [...control.querySelectorAll("input")])
+    .map((inputs) => (inputs[0].type === "radio" ? inputs.findIndex((i) => i.checked) : inputs[0].value)).join()"""
+
+
 def press(slider, key):
     """Focus the slider, press the key, and wait until the picture of the new position is shown."""
     slider.focus()
     expect(slider).to_be_focused()
-    before = shown(slider)
-    slider.press(key)
-    slider.page.wait_for_function(
-        """([input, before]) => {
-            const canvas = input.closest(".lora-explorer").querySelector("canvas");
-            const here = [...canvas.parentElement.querySelectorAll("input")].map((i) => i.value).join();
-            return canvas.dataset.position === here && canvas.toDataURL() !== before;
+    press_again(slider, key)
+
+
+def press_again(slider, key):
+    """Press a key where the focus is, and wait until the picture of the new position is shown."""
+    page, before = slider.page, shown(slider)
+    page.keyboard.press(key)
+    page.wait_for_function(
+        """([here, before]) => {
+            const canvas = document.activeElement.closest(".lora-explorer").querySelector("canvas");
+            return canvas.dataset.position === eval(here)() && canvas.toDataURL() !== before;
         }""",
-        arg=[slider.element_handle(), before],
+        arg=[HERE, before],
     )
 
 
@@ -162,21 +173,22 @@ def two_keys(slider):
     return ("ArrowLeft", "ArrowRight") if at_the_end else ("ArrowRight", "ArrowLeft")
 
 
-def assert_works_from_the_keyboard(slider):
-    assert accessible_name(slider)
-    there, back = two_keys(slider)
-    start, value = shown(slider), slider.input_value()
-    press(slider, there)
-    assert slider.input_value() != value
-    press(slider, back)
-    assert (slider.input_value(), shown(slider)) == (value, start)
+def assert_works_from_the_keyboard(control):
+    assert accessible_name(control)
+    there, back = two_keys(control)
+    control.focus()
+    start, position = shown(control), control.page.evaluate(HERE)
+    press(control, there)
+    assert control.page.evaluate(HERE) != position
+    press_again(control, back)
+    assert (control.page.evaluate(HERE), shown(control)) == (position, start)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS] + ["scaling"])
 def test_in_every_notebook_the_sliders_work_from_the_keyboard(name, run_notebook, tmp_path):
     page = run_notebook(name)
-    for slider in filter(is_ours, sliders(page)):
-        assert_works_from_the_keyboard(slider)
+    for control in [*filter(is_ours, sliders(page)), *choices(page)]:
+        assert_works_from_the_keyboard(control)
     pictures = Path(os.environ.get("LORA_LAB_SCREENSHOTS", tmp_path))
     pictures.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=pictures / f"{name}.png")

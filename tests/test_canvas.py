@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from browser import PICTURE, chromium, jump, skip_without_chromium
 from explorers import EXPLORERS, everything, tiny
 from PIL import Image
 from PIL.ImageFilter import MaxFilter, MinFilter
 from playwright.sync_api import expect
 
-from lora_lab.pictures.figures import PIXELS_PER_INCH, styled
+from lora_lab.pictures.explorer import Explorer
+from lora_lab.pictures.figures import PIXELS_PER_INCH, figure, lay, sheet, styled
 
 skip_without_chromium()
 PIXELS = 2
-ALIKE = 40  # pixels of a million that may be unlike, where letters are spaced a little differently
+ALIKE = 60  # pixels of a million that may be unlike, where letters are spaced a little differently
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,7 @@ def context():
 @pytest.fixture
 def page(context):
     page = context.new_page()
+    page.emulate_media(reduced_motion="reduce")  # or a picture is taken of something on its way
     yield page
     page.close()
 
@@ -52,19 +55,20 @@ def draw(explorer, position):
     """The same by matplotlib alone."""
     explorer._frame(position)
     drawn = io.BytesIO()
-    explorer._figure.savefig(drawn, dpi=PIXELS * PIXELS_PER_INCH)
+    with explorer._all_standing_still():
+        explorer._figure.savefig(drawn, dpi=PIXELS * PIXELS_PER_INCH)
     return Image.open(drawn).convert("RGB")
 
 
 def unlike(one, other, near=5, close=70):
-    """How many pixels of either picture have no like in the other, that is of nearly its colour and right beside it."""
+    """How many pixels of a million have no like in the other picture: one of nearly its colour, right beside it."""
 
     def strange(picture, reference):
         low, high = (np.asarray(reference.filter(kind(near)), int) for kind in (MinFilter, MaxFilter))
         colours = np.asarray(picture, int)
         return ((colours < low - close) | (colours > high + close)).any(-1)
 
-    return int((strange(one, other) | strange(other, one)).sum())
+    return round(1e6 * (strange(one, other) | strange(other, one)).mean())
 
 
 def positions(explorer):
@@ -138,3 +142,137 @@ def test_a_page_without_scripts_shows_a_still_picture_with_its_description(page)
     html = tiny().standalone().html()
     page.set_content(html.replace("<script>", "<script type=none>"))
     assert page.get_by_alt_text("a dot at 1").evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 300
+
+
+def told(page):
+    return page.locator(".lora-explorer .told").inner_text()
+
+
+@pytest.fixture
+def product(page):
+    """A page that shows A (2, 2) times B (2, 3), each cell 20 pixels wide."""
+    picture = figure("", width=2, height=2)
+    picture.set_layout_engine("none")
+    axes = picture.add_axes((0, 0, 1, 1))
+    sheet(axes, 9, 9)
+    A, B = torch.tensor([[1.0, 2.0], [-3.0, 0.5]]), torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.25, 1.0]])
+    images = [lay(axes, A, "A", 0, 3)[0], lay(axes, B, "B", 3, 0)[0], lay(axes, A @ B, "ΔW", 3, 3, limit=4.0)[0]]
+
+    def update(times):
+        images[2].set_data(times * A @ B)
+        return images
+
+    show(page, Explorer(picture, update, "{times} times".format, product=images, times=[1, 2]).standalone().html())
+    return page
+
+
+def centre(row, column):
+    """Where a cell lies on the canvas; A is left of column 0 and B above row 0, with a cell between."""
+    return (3.5 + 0.5 + column - (column < 0)) * 20, (3.5 + 0.5 + row - (row < 0)) * 20
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ((0, 0), "Row 1, column 1: 1.00·1.00 + 2.00·2.00 = 5.00"),
+        ((1, 2), "Row 2, column 3: (−3.00)·(−1.00) + 0.50·1.00 = 3.50"),
+        ((1, -2), "Thread 1 of 2: column 1 of A times row 1 of B."),
+        ((-1, 2), "Thread 2 of 2: column 2 of A times row 2 of B."),
+        ((4, 4), "Touch a cell, a column of A or a row of B."),
+    ],
+)
+def test_a_touched_product_says_how_it_is_made(product, cell, said):
+    box = product.locator(PICTURE).bounding_box()
+    x, y = centre(*cell)
+    product.mouse.move(box["x"] + x, box["y"] + y)
+    assert told(product) == said
+
+
+def test_a_thread_is_shown_alone(product):
+    def cells():
+        """The colours of the product's cells on the canvas, as signs: 1 orange, -1 violet, 0 white."""
+        points = [[2 * x for x in centre(row, column)] for row in range(2) for column in range(3)]
+        found = product.locator(PICTURE).evaluate(
+            """(canvas, points) => points.map(([x, y]) =>
+                [...canvas.getContext("2d").getImageData(x, y, 1, 1).data])""",
+            points,
+        )
+        return [(red > blue + 9) - (blue > red + 9) for red, _, blue, _ in found]
+
+    assert cells() == [1, 1, 1, -1, 1, 1]
+    box = product.locator(PICTURE).bounding_box()
+    x, y = centre(0, -2)
+    product.mouse.move(box["x"] + x, box["y"] + y)
+    assert cells() == [1, 0, -1, -1, 0, 1]
+    product.mouse.move(box["x"] + 199, box["y"] + 199)
+    assert cells() == [1, 1, 1, -1, 1, 1]
+
+
+def test_the_arrow_keys_walk_over_a_product_and_escape_leaves_it(product):
+    product.locator(PICTURE).focus()
+    heard = []
+    for key in ("ArrowDown", "ArrowRight", "ArrowUp", "ArrowUp", "ArrowUp", "Escape"):
+        product.keyboard.press(key)
+        heard.append(told(product).partition(":")[0])
+    threads = ["Thread 2 of 2", "Thread 1 of 2", "Thread 1 of 2"]  # the last step would have led off the table
+    assert heard == ["Row 1, column 1", "Row 1, column 2", *threads, "Touch a cell, a column of A or a row of B."]
+
+
+@pytest.fixture
+def sliding():
+    """An explorer whose image lies at the left or at the right, and goes from one to the other before one's eyes."""
+    picture = figure("", width=3, height=1)
+    picture.set_layout_engine("none")
+    axes = picture.add_axes((0, 0, 1, 1))
+    sheet(axes, 3, 1)
+    cloth, _ = lay(axes, torch.ones(1, 1), "W", 0, 0)
+
+    def update(side):
+        left = ("left", "right").index(side) * 2
+        cloth.set_extent((left, left + 1, 1, 0))
+        return [cloth]
+
+    return Explorer(picture, update, "at the {side}".format, gliding=[cloth], side=["left", "right"])
+
+
+def test_names_are_buttons_that_a_click_or_an_arrow_key_takes(page, sliding):
+    show(page, sliding.standalone().html())
+    group = page.get_by_role("group", name="side")
+    expect(group.get_by_role("radio", name="left")).to_be_checked()
+    group.get_by_text("right").click()
+    expect(page.get_by_role("img")).to_have_attribute("aria-label", "at the right")
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("img")).to_have_attribute("aria-label", "at the left")
+
+
+def test_what_glides_is_seen_on_its_way_unless_the_reader_wants_no_movement(page, sliding):
+    show(page, sliding.standalone().html())
+    page.emulate_media(reduced_motion="no-preference")
+    page.get_by_text("right").click()
+    page.wait_for_timeout(700)
+    arrived = page.locator(PICTURE).evaluate("(canvas) => canvas.toDataURL()")
+    page.get_by_text("left").click()
+    started = page.locator(PICTURE).evaluate("(canvas) => canvas.toDataURL()")
+    page.wait_for_timeout(700)
+    left = page.locator(PICTURE).evaluate("(canvas) => canvas.toDataURL()")
+    assert len({started, left, arrived}) == 3
+    page.emulate_media(reduced_motion="reduce")
+    assert paint(page, [1]) == Image.open(io.BytesIO(base64.b64decode(arrived.partition(",")[2]))).convert("RGB")
+
+
+def test_play_walks_to_the_last_stop_and_begins_again_from_there(page):
+    show(page, tiny(play="x").standalone().html())
+    play = page.get_by_role("button")
+    play.click()
+    expect(play).to_have_text("❚❚ Pause")
+    page.wait_for_function("() => Number(document.querySelector('canvas').dataset.position) >= 2")
+    play.click()
+    expect(play).to_have_text("▶ Play")
+    stopped = page.locator(PICTURE).get_attribute("data-position")
+    page.wait_for_timeout(400)
+    assert page.locator(PICTURE).get_attribute("data-position") == stopped
+    play.click()
+    page.locator(f"{PICTURE}[data-position='8']").wait_for()
+    expect(play).to_have_text("▶ Play")
+    play.click()
+    page.wait_for_function("() => Number(document.querySelector('canvas').dataset.position) < 5")

@@ -14,18 +14,28 @@ from PIL import Image
 
 from lora_lab import lora_layers, lora_state
 from lora_lab.material import create_planted_task
-from lora_lab.pictures.explorer import Explorer
-from lora_lab.pictures.figures import (
-    COLOURS,
+from lora_lab.pictures.charts import (
     bars,
+    costs,
     curves,
-    digit_rows,
-    figure,
     frontier,
     ledger_bars,
+    marks,
+    plane,
+    seed_dots,
+    twin_curves,
+    valleys,
+)
+from lora_lab.pictures.explorer import Explorer
+from lora_lab.pictures.figures import COLOURS, figure
+from lora_lab.pictures.matrices import (
+    block_picture,
+    digit_rows,
+    first_steps,
     lora_picture,
     mosaic,
-    scatter,
+    product_picture,
+    ruler,
 )
 from lora_lab.pictures.sliders import (
     digits_explorer,
@@ -110,14 +120,14 @@ def test_an_update_that_raises_is_reported_and_the_next_position_works(monkeypat
 
     def fails_at_five(x):
         if x == 5:
-            raise ValueError("no five")
+            raise KeyError("five")
         return move(x)
 
     explorer._update = fails_at_five
     monkeypatch.setattr(explorer, "send", sent.append)
     explorer._answer(explorer, {"ask": [4]}, [])
     explorer._answer(explorer, {"ask": [5]}, [])
-    assert sent[0] == {"key": "4", "error": "ValueError: no five"}
+    assert sent[0] == {"key": "4", "error": "KeyError: 'five'"}
     assert (sent[1]["key"], sent[1]["alt"]) == ("5", "a dot at 6")
 
 
@@ -125,6 +135,17 @@ def test_without_a_browser_the_first_picture_and_its_description_remain():
     bundle, _ = tiny()._repr_mimebundle_()
     assert bundle["text/plain"] == "a dot at 1"
     assert re.match(r'<img alt="a dot at 1" style="[^"]+" src="data:image/png;base64,', bundle["text/html"])
+
+
+def test_the_still_picture_has_what_moves_over_all_axes_too():
+    picture = figure("", width=3, height=2)
+    title = picture.suptitle("x")
+    explorer = Explorer(picture, lambda x: [title.set_text("█" * x), title][1:], "{x}".format, x=[1, 8])
+    narrow = image(base64.b64decode(explorer.still()[0]["image/png"])).convert("L")
+    explorer.position = [1]
+    wide = image(base64.b64decode(explorer.still()[0]["image/png"])).convert("L")
+    dark = [sum(pixel < 128 for pixel in drawn.get_flattened_data()) for drawn in (narrow, wide)]
+    assert dark[1] > 6 * dark[0] > 0
 
 
 def test_no_text_can_end_the_script_that_carries_it():
@@ -156,6 +177,13 @@ def test_an_update_that_returns_no_list_of_artists_is_refused(returned, reason):
         Explorer(picture, lambda x: returned(picture), "{x}".format, x=[1])
 
 
+def test_an_artist_that_is_returned_twice_is_drawn_once():
+    picture = figure("", width=3, height=2)
+    (dot,) = picture.subplots().plot([0], [0.5], "o")
+    explorer = Explorer(picture, lambda x: [dot, dot], "{x}".format, x=[1])
+    assert len(explorer._frame([0])["artists"]) == 1
+
+
 def test_a_hatch_is_refused_when_the_explorer_is_made():
     picture = figure("", width=3, height=2)
     (bar,) = picture.subplots().bar([1], [1], hatch="//")
@@ -185,7 +213,9 @@ def test_a_slider_that_cannot_be_is_refused_by_name(choices, reason):
 
 def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
     picture = curves([1, 2], {"first": [1.0, 0.5], "second": [2.0, 1.0]}, "Both fall", "step", "loss", log=["y"])
-    bundle = picture._repr_mimebundle_()
+    bundle, about = picture._repr_mimebundle_()
+    assert about["image/png"]["alt"] == bundle["text/plain"]
+    assert image(base64.b64decode(bundle["image/png"])).width > 800
     assert bundle["text/plain"] == "Both fall. loss over step: first from 1 to 0.5; second from 2 to 1."
     assert 'alt="Both fall.' in bundle["text/html"]
 
@@ -201,16 +231,31 @@ def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
             "full: weights 2 KiB, gradients 2 KiB, optimizer 2 KiB, activations 2 KiB",
         ),
         (
-            lambda: frontier({"one": [(0, 98.0, 10.0), (1, 20.0, 95.0)]}, "F", "old", "new"),
+            lambda: frontier({"one": [(0, 98.0, 10.0), (1, 20.0, 95.0)]}, "F", "old", "new", "↗", base=(98, 10)),
             "one from 98 and 10 to 20 and 95",
         ),
         (
-            lambda: scatter({"few": [(1.0, 2.0), (1.1, 2.1)], "many": [(0.5, 3.0)]}, "S", "new", "old"),
-            "few near 1.0 and 2.0",
+            lambda: plane({"few": [(1.0, 2.0), (1.1, 2.1)], "many": [(0.5, 3.0)]}, "S", "new", "old", "↙", (2, 1)),
+            "few near 1.0 and 2.0; many near 0.5 and 3.0",
         ),
         (lambda: bars({"fast": 1.0, "slow": 2.0}, "T", "time", "Two bars."), "Two bars."),
+        (lambda: valleys({"one": {0.1: 2.0, 0.3: 1.0, 1.0: None}}, "V", "rate", "loss"), "best for one at 0.3"),
+        (
+            lambda: costs({"easy": {1: (10, [90, 92]), 2: (20, [95, 97]), "full": (99, [98])}}, "C", "size", "right"),
+            "easy: 1 91, 2 96, full 98",
+        ),
+        (lambda: seed_dots({"one": [1.0, 1.2], "two": [0.5]}, "D", "loss", ("two",)), "one 1.00 to 1.20; two 0.50 to"),
+        (lambda: marks({1: [True, False], 2: [False, False]}, ["a", "b"], "M"), "1: a; 2: none"),
+        (lambda: twin_curves([float("nan")] * 2, [2.0, 1.0], "P"), "nowhere: it diverged; healthy from 2 to 1"),
+        (lambda: product_picture(torch.ones(3, 1), torch.ones(1, 4), "P"), "A, 3 by 1, at the left, B, 1 by 4, above"),
+        (lambda: block_picture({"q": (4, 4), "up": (4, 16)}, "B"), "q 4 by 4, up 4 by 16"),
+        (lambda: ruler(0.984375, 1.03125, 1, 0.003, "R"), "Of 9 numbers on a ruler, 1.003 falls to 1."),
+        (
+            lambda: first_steps({"B zero": [(0.0, 0.5), (0.1, 0.4)]}, (6, 2, 3), "W"),
+            "B zero: A 0 and B 0.5, then A 0.1 and B 0.4",
+        ),
     ],
-    ids=["digit_rows", "ledger_bars", "frontier", "scatter", "bars"],
+    ids=lambda value: value.split()[0] if isinstance(value, str) else "",
 )
 def test_a_figure_can_be_drawn_and_says_what_it_shows(draw, said):
     picture = draw()
@@ -234,18 +279,19 @@ def test_a_figure_keeps_the_courses_look_whatever_style_the_notebook_sets():
 
 
 def test_a_picture_of_a_matrix_is_to_scale_and_in_its_own_colour():
-    picture = lora_picture(torch.eye(8), torch.ones(8, 2), torch.ones(2, 8))
-    assert isinstance(picture, Figure)
-    picture.png()
-    panels = [axes for axes in picture.axes if axes.images]
-    sizes = [axes.get_window_extent() for axes in panels]
-    cells = [
-        (box.width / n, box.height / m) for box, (m, n) in zip(sizes, [(8, 2), (2, 8), (8, 8), (8, 8)], strict=True)
-    ]
-    for width, height in cells:
-        assert width == pytest.approx(height, rel=0.02) and width == pytest.approx(cells[2][0], rel=0.2)
-    edges = [axes.spines["left"].get_edgecolor()[:3] for axes in panels]
-    assert edges == [matplotlib_colour(COLOURS[name]) for name in ("A", "B", "ΔW", "W")]
+    (axes,) = lora_picture(torch.eye(8), torch.ones(8, 2), torch.ones(2, 8)).axes
+    assert axes.get_aspect() == 1
+    placed = [shown.get_extent() for shown in axes.images]
+    sizes = [(round(right - left, 6), round(low - high, 6)) for left, right, low, high in placed]
+    assert sizes == [(2, 8), (8, 2), (8, 8), (8, 8), (8, 8)]
+    edges = [frame.get_edgecolor()[:3] for frame in axes.patches]
+    assert edges == [matplotlib_colour(COLOURS[name]) for name in ("A", "B", "ΔW", "W", "W")]
+
+
+def test_in_a_picture_of_lora_a_lies_left_of_the_product_and_b_above_it():
+    (axes,) = lora_picture(torch.eye(8), torch.ones(8, 2), torch.ones(2, 8)).axes
+    (_, right_A, *rows_A), (*columns_B, low_B, _), (left, right, low, high), *_ = (i.get_extent() for i in axes.images)
+    assert right_A < left and rows_A == [low, high] and low_B < high and columns_B == [left, right]
 
 
 def matplotlib_colour(name):

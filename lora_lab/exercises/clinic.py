@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from IPython.display import display
 from torch import nn
 
 from ..adapt import count_parameters, lora_disabled, replace_linear_with_lora
@@ -21,7 +22,8 @@ from ..find import lora_layers
 from ..layer import LinearWithLoRA, LoRALayer
 from ..material.data import Split, digits
 from ..material.models import DigitClassifier
-from ..pictures.figures import loss_curves
+from ..pictures.charts import twin_curves
+from ..pictures.tables import table
 from ..training import accuracy, default_loss, evaluate, train_model
 from .engine import Card
 
@@ -275,12 +277,24 @@ class Patient:
         return self.number
 
     def examine(self):
-        """Print what was measured on the patient and on a healthy twin; return the figure of their loss curves."""
+        """Show what was measured on the patient and on a healthy twin; return the figure of their loss curves."""
         sick, well = visit(self, ill=True), visit(self, ill=False)
-        print(f"{'':40}{'patient':>10}{'healthy':>10}")
-        for name in sick.measured:
-            print(f"{name:40}{_number(sick.measured[name]):>10}{_number(well.measured[name]):>10}")
-        return loss_curves({"patient": sick.losses, "healthy": well.losses}, f"Patient {self.number}", xlabel="epoch")
+        abnormal = self.abnormal()
+        rows = {
+            name: [*map(_number, (sick.measured[name], well.measured[name])), "◀" * (name in abnormal)]
+            for name in sick.measured
+        }
+        display(table(rows, [f"patient {self.number}", "patient", "healthy", ""]))
+        return twin_curves(sick.losses, well.losses, f"Patient {self.number}")
+
+    def abnormal(self):
+        """The names of what differs between the patient and its healthy twin by more than a tenth."""
+        sick, well = (visit(self, ill).measured for ill in (True, False))
+        # Written so that a number that is none, where it diverged, differs.
+        alike = {
+            name for name, value in sick.items() if abs(value - well[name]) <= max(abs(value), abs(well[name])) / 10
+        }
+        return [name for name in sick if name not in alike]
 
     def diagnose(self, answer):
         """A card: the choices, while the answer is still ``...``; else whether it is right, and why."""

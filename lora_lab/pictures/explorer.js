@@ -21,12 +21,13 @@ async function render({ model, el }) {
   for (const text of [status, spoken]) text.setAttribute("role", "status");
   spoken.className = "spoken";
   const controls = document.createElement("div");
+  controls.style.maxWidth = `${model.get("size")[0]}px`;
   for (const event of ["focusin", "pointerenter"]) controls.addEventListener(event, touch);
   el.classList.add("lora-explorer");
   el.replaceChildren(controls, canvas, status, spoken);
 
   const inputs = sliders.map((slider, i) => (slider.kind === "buttons" ? addButtons : addRange)(slider, i));
-  const player = model.get("play") && addPlayer(sliders.findIndex(({ name }) => name === model.get("play")));
+  if (model.get("play")) addPlayer(sliders.findIndex(({ name }) => name === model.get("play")));
   if (model.get("product").images) listenToTouch();
 
   function addRange({ name, label, options }, i) {
@@ -36,7 +37,7 @@ async function render({ model, el }) {
     const number = document.createElement("output");
     number.setAttribute("aria-hidden", "true"); // the slider says its value itself
     const row = document.createElement("label");
-    row.append(label, input, number);
+    row.append(Object.assign(document.createElement("span"), { className: "name", textContent: label }), input, number);
     controls.append(row);
     prepare(input, name);
     return (index) => {
@@ -50,9 +51,9 @@ async function render({ model, el }) {
   function addButtons({ name, label, options }, i) {
     const group = document.createElement("fieldset");
     group.append(Object.assign(document.createElement("legend"), { textContent: label }));
-    const group_name = `${name}-${Math.random()}`;
+    const together = `${name}-${Math.random()}`; // the same explorer may be shown twice
     const buttons = options.map((option, index) => {
-      const input = Object.assign(document.createElement("input"), { type: "radio", name: group_name });
+      const input = Object.assign(document.createElement("input"), { type: "radio", name: together });
       input.addEventListener("change", () => move(i, index));
       prepare(input, name);
       const button = document.createElement("label");
@@ -89,7 +90,6 @@ async function render({ model, el }) {
       }, 120);
     });
     controls.querySelector(`[data-name="${sliders[i].name}"]`).before(button);
-    return { stop };
   }
 
   function touch() {
@@ -137,7 +137,10 @@ async function render({ model, el }) {
     const step = (now) => {
       const t = Math.min(1, (now - start) / 500);
       if (t === 1) return repaint();
-      const between = moving.map(([, from, to]) => ({ ...from, clips: [], place: from.place.map((x, k) => x + t * (to.place[k] - x)) }));
+      const between = moving.map(([, from, to]) => {
+        const place = from.place.map((x, k) => x + t * (to.place[k] - x));
+        return { ...from, clips: [], place };
+      });
       paint(canvas, background, model.get("size"), [...rest, ...between]);
       gliding = requestAnimationFrame(step);
     };

@@ -3,6 +3,7 @@
 import io
 import threading
 from collections.abc import Iterable
+from contextlib import contextmanager
 
 import anywidget
 import numpy as np
@@ -57,7 +58,12 @@ class Explorer(anywidget.AnyWidget):
         labels = labels or {}
         super().__init__(
             sliders=[
-                {"name": name, "label": labels.get(name, name), "kind": _kind(options), "options": [*map(_text, options)]}
+                {
+                    "name": name,
+                    "label": labels.get(name, name),
+                    "kind": _kind(options),
+                    "options": [*map(_text, options)],
+                }
                 for name, options in self._choices.items()
             ],
             position=position,
@@ -81,7 +87,20 @@ class Explorer(anywidget.AnyWidget):
 
     def still(self):
         """The figure at the sliders' position as a picture by matplotlib, for places where no script runs."""
-        return picture_bundle(self._figure, self._frame(self.position)["alt"])
+        alt = self._frame(self.position)["alt"]
+        with self._all_standing_still():
+            return picture_bundle(self._figure, alt)
+
+    @contextmanager
+    def _all_standing_still(self):
+        """For matplotlib, which leaves out what is animated."""
+        for artist in self._moving:
+            artist.set_animated(False)
+        try:
+            yield
+        finally:
+            for artist in self._moving:
+                artist.set_animated(True)
 
     def _frame(self, position):
         values = _at(self._choices, position)
@@ -117,7 +136,8 @@ class Explorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs):
         bundle, metadata = super()._repr_mimebundle_(**kwargs)
-        return bundle | self.still(), metadata
+        picture, about = self.still()
+        return bundle | picture, metadata | about
 
 
 def _moving(figure, artists):

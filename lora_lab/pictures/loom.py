@@ -59,8 +59,11 @@ def weave(task, rank, start, lr=0.03):
 
 
 @styled
-def loom(ranks=(1, 2, 3, 4, 6)):
-    """Watch a LoRA being woven: drag the step or let it play, choose the rank and the start, touch it, merge it."""
+def loom(ranks=(1, 2, 3, 4, 6), **start):
+    """Watch a LoRA being woven: drag the step or let it play, choose the rank and the start, touch it, merge it.
+
+    ``loom(rank=2, step=100)`` says where the sliders stand at first.
+    """
     task, woven = cloth_task(), cache(weave)
     weight, planted, most = task.pretrained.weight.detach().T, spectrum(task.delta), max(ranks)
     gap = 1.5
@@ -74,9 +77,9 @@ def loom(ranks=(1, 2, 3, 4, 6)):
     images, frames = {}, {}
     images["A"], frames["A"] = lay(table, torch.zeros(SIZE, 1), "A", corner - gap - 1, corner, limit=0.55)
     images["B"], frames["B"] = lay(table, torch.zeros(1, SIZE), "B", corner, corner - gap - 1, limit=0.55)
-    images["ΔW"], _ = lay(table, task.delta, "ΔW", places[0], corner, "ΔW = A·B", limit)
-    images["W"], _ = lay(table, weight, "W", places[1], corner, limit=weight.abs().max().item())
-    images["missing"], _ = lay(table, task.delta, "ΔW", places[2], corner, "still missing", limit)
+    images["ΔW"], frames["ΔW"] = lay(table, task.delta, "ΔW", places[0], corner, "ΔW = A·B", limit)
+    images["W"], frames["W"] = lay(table, weight, "W", places[1], corner, limit=weight.abs().max().item())
+    images["missing"], frames["missing"] = lay(table, task.delta, "ΔW", places[2], corner, "still missing", limit)
     images["ΔW"].set_zorder(-1)  # under W, where it lies when it has been merged
     style = {"weight": "bold", "ha": "center", "va": "center"}
     labels = {name: table.text(0, 0, name, color=INKS[name], **style) for name in "ABW"}
@@ -136,7 +139,7 @@ def loom(ranks=(1, 2, 3, 4, 6)):
         begin=list(STARTS),
         place=["beside W", "merged into W"],
         labels={"begin": "at first", "place": "ΔW lies"},
-        start={"rank": 3},
+        start={"rank": min(ranks, key=lambda rank: abs(rank - 3)), "step": 12} | start,
         play="step",
         gliding=[images["ΔW"]],
         product=(images["A"], images["B"], images["ΔW"]),

@@ -60,6 +60,7 @@ function sentence([A, B], cell) {
   const pairs = A.numbers[row].map((a, k) => [a, B.numbers[k][column]]);
   const text = (number) => number.toFixed(2).replace("-", "−");
   const sum = pairs.reduce((total, [a, b]) => total + a * b, 0);
-  const terms = pairs.map(([a, b]) => `${text(a)} · ${text(b)}`);
+  const factor = (number) => (number < 0 ? `(${text(number)})` : text(number));
+  const terms = pairs.map(([a, b]) => `${factor(a)}·${factor(b)}`);
   return `Row ${row + 1}, column ${column + 1}: ${terms.join(" + ")} = ${text(sum)}`;
 }

@@ -1,17 +1,22 @@
 """The course's explorers: figures with sliders, each a description of what moves, shown by ``Explorer``."""
 
+import math
 import textwrap
 from functools import cache
 from itertools import cycle
 
 import torch
+from matplotlib import colormaps
 
 from ..adapt import load_lora_state, set_strength
+from ..anatomy import spectrum
 from ..checks import SCALINGS
 from ..layer import LinearWithLoRA
 from ..training import accuracy, evaluate, set_seed, train_model
+from .charts import heat_cells
 from .explorer import Explorer
-from .figures import COLOURS, LEVEL, MARKERS, bare, draw_matrix, figure, heat_cells, mosaic, styled
+from .figures import COLOURS, LEVEL, MARKERS, WIDTH, bare, draw_matrix, figure, styled
+from .matrices import mosaic
 
 
 @styled
@@ -19,18 +24,19 @@ def rank_explorer(images):
     """One rank for several matrices at once: ``{name: (m, n)}``. How well does a rank-r version show each?"""
     factors = {name: torch.linalg.svd(image.float(), full_matrices=False) for name, image in images.items()}
     smallest = min(min(image.shape) for image in images.values())
-    picture = figure("", width=10, height=3.1)
-    *panels, chart = picture.subplots(1, len(images) + 1, width_ratios=[1] * len(images) + [1.35])
-    moving, errors = {}, {}
+    picture = figure("", height=5.4)
+    grid = picture.add_gridspec(2, len(images), height_ratios=[1.6, 1])
+    panels, chart = [picture.add_subplot(grid[0, i]) for i in range(len(images))], picture.add_subplot(grid[1, :])
+    moving, errors, greys = {}, {}, colormaps["gray"].resampled(64)
     for axes, marker, (name, image) in zip(panels, cycle(MARKERS), images.items(), strict=False):
-        shown = axes.imshow(image, cmap="gray", vmin=image.quantile(0.01).item(), vmax=image.quantile(0.99).item())
+        shown = axes.imshow(image, cmap=greys, vmin=image.quantile(0.01).item(), vmax=image.quantile(0.99).item())
         bare(axes)
         axes.set_title(name)
         squares = factors[name].S.square()
         errors[name] = 100 * (1 - squares.cumsum(0) / squares.sum()).clamp(min=0).sqrt()
         (line,) = chart.plot(range(1, smallest + 1), errors[name][:smallest], label=name)
         (dot,) = chart.plot([1], [0], marker=marker, markersize=9, color=line.get_color(), linestyle="none")
-        moving[name] = shown, dot, axes.text(0.5, -0.08, "", ha="center", va="top", transform=axes.transAxes)
+        moving[name] = shown, dot, axes.text(0.5, -0.03, "x", ha="center", va="top", transform=axes.transAxes)
     chart.set(xlabel="rank", ylabel="error left, %", ylim=(0, 105), title="What is left out")
     chart.legend()
 
@@ -40,7 +46,7 @@ def rank_explorer(images):
             shown.set_data((U[:, :rank] * S[:rank]) @ Vh[:rank])
             error = errors[name][rank - 1].item()
             dot.set_data([rank], [error])
-            caption.set_text(f"rank {rank}: error {error:.0f} %")
+            caption.set_text(f"rank {rank}, error {error:.0f} %")
         return [artist for artists in moving.values() for artist in artists]
 
     def alt(rank):
@@ -52,28 +58,42 @@ def rank_explorer(images):
 
 
 @styled
-def training_explorer(task, ranks=None, steps=100):
-    """Train under your finger: every position trains a LoRA from scratch on a planted task and draws what came out."""
-    picture = figure("", width=9, height=3.3)
-    chart, learned, planted = picture.subplots(1, 3, width_ratios=[2.6, 1, 1])
-    (line,) = chart.plot(range(1, steps + 1), [1.0] * steps, color=COLOURS["W"])
+def training_explorer(task, ranks=None, steps=100, told=True):
+    """Train under your finger: every position trains a LoRA from scratch on a planted task and draws what came out.
+
+    ``told=False`` does not say how large the planted singular values are.
+    """
+    ranks = ranks or range(1, min(task.delta.shape) + 1)
+    picture = figure("", height=4.9)
+    (chart, threads), (learned, missing) = picture.subplots(2, 2, width_ratios=[1.5, 1], height_ratios=[1, 1.15])
+    (line,) = chart.plot(range(1, steps + 1), [1.0] * steps)
     floor = evaluate(task.pretrained, task.X, task.y - task.X @ task.delta)
     chart.axhline(floor, **LEVEL)
-    chart.text(1, floor * 0.92, "noise floor", va="top", color="#555555")
-    chart.set(xlabel="training step", ylabel="loss", yscale="log", ylim=(0.005, 20), xlim=(0, steps))
-    caption = chart.text(0.98, 0.95, "", ha="right", va="top", fontsize=12, weight="bold", transform=chart.transAxes)
+    chart.text(1, floor * 0.8, "noise floor", va="top", color="#555555")
+    chart.set(title="Loss, step by step", yscale="log", ylim=(0.003, 20), xlim=(0, steps))
+    caption = chart.text(0.98, 0.95, "", ha="right", va="top", weight="bold", transform=chart.transAxes)
     limit = task.delta.abs().quantile(0.98).item()
     image = draw_matrix(learned, task.delta, "ΔW", "ΔW learned", limit)
-    draw_matrix(planted, task.delta, "ΔW", "ΔW planted", limit)
+    left = draw_matrix(missing, task.delta, "ΔW", "still missing", limit)
+    places, planted = range(1, max(ranks) + 1), spectrum(task.delta)[: max(ranks)]
+    if told:
+        threads.bar(places, planted, fill=False, edgecolor="#444444", linewidth=1.5)
+    bars = threads.bar(places, planted, width=0.6, color=COLOURS["ΔW"])
+    threads.set(title="Singular values of ΔW", ylim=(0, 1.3 * planted[0].item()), yticks=[])
+    threads.grid(False)
 
     def update(rank, alpha, lr):
         set_seed(0)
         layer = LinearWithLoRA(task.pretrained, rank, alpha)
         losses = train_model(layer, task.X, task.y, epochs=steps, lr=lr, progress=False).train
         line.set_data(range(1, len(losses) + 1), losses)
-        image.set_data(layer.lora.delta().detach())
+        delta = layer.lora.delta().detach()
+        image.set_data(delta)
+        left.set_data(task.delta - delta)
+        for bar, size in zip(bars, spectrum(delta), strict=False):
+            bar.set_height(size)
         caption.set_text(f"loss after {steps} steps: {losses[-1]:.2f}" if len(losses) == steps else "it diverged")
-        return [line, image, caption]
+        return [line, image, left, *bars, caption]
 
     def alt(rank, alpha, lr):
         return f"A LoRA of rank {rank}, alpha {alpha}, trained at learning rate {lr:g}: {caption.get_text()}."
@@ -82,7 +102,7 @@ def training_explorer(task, ranks=None, steps=100):
         picture,
         update,
         alt,
-        rank=ranks or range(1, min(task.delta.shape) + 1),
+        rank=ranks,
         alpha=[1, 2, 4, 8, 16, 32],
         lr=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3],
         start={"alpha": 4, "lr": 0.03},
@@ -94,14 +114,14 @@ def training_explorer(task, ranks=None, steps=100):
 def scaling_explorer():
     """The three conventions for the scale s, side by side: what each makes of alpha when the rank changes."""
     ranks = [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    picture = figure("", width=8, height=3.4)
+    picture = figure("", height=3.4)
     chart = picture.subplots()
     moving = {}
     for i, (marker, convention) in enumerate(zip(MARKERS, SCALINGS, strict=False)):
         (line,) = chart.plot(ranks, [1.0] * len(ranks), label=convention)
         style = {"color": line.get_color()}
         (dot,) = chart.plot([1], [1], marker=marker, markersize=10, linestyle="none", **style)
-        caption = chart.text(0.32 * i, 1.04, "", weight="bold", fontsize=12, transform=chart.transAxes, **style)
+        caption = chart.text(0.32 * i, 1.04, "", weight="bold", transform=chart.transAxes, **style)
         moving[convention] = line, dot, caption
     chart.set_title(" ")  # room for the captions
     chart.set(yscale="log", xlabel="rank", ylabel="scale s", ylim=(1 / 400, 100))
@@ -128,7 +148,7 @@ def scaling_explorer():
 def grid_explorer(runs, floor=None):
     """A grid of finished trainings: ``{(rank, alpha): [loss, …]}``. The sliders pick a cell and show its loss curve."""
     ranks, alphas = (sorted({key[i] for key in runs}) for i in (0, 1))
-    picture = figure("", width=9, height=3.6)
+    picture = figure("", height=3.6)
     table, chart = picture.subplots(1, 2)
     final = torch.tensor([[runs[rank, alpha][-1] for alpha in alphas] for rank in ranks])
     heat_cells(table, final, ranks, alphas, "rank", "alpha")
@@ -142,6 +162,11 @@ def grid_explorer(runs, floor=None):
     chart.set_xlim(0, max(map(len, runs.values())))
     if floor:
         chart.axhline(floor, **LEVEL)
+        chart.annotate("noise floor", (0.02, floor), xycoords=("axes fraction", "data"), va="top", color="#555555")
+    habit = [(alphas.index(2 * rank), i) for i, rank in enumerate(ranks) if 2 * rank in alphas]
+    if habit:
+        table.plot(*zip(*habit, strict=True), "--", color="white", linewidth=2)
+        table.annotate("α = 2r", habit[-1], (10, -16), textcoords="offset points", color="white", weight="bold")
     caption = chart.set_title("x")
 
     def update(rank, alpha):
@@ -169,7 +194,7 @@ def _new_and_old(chart, xs, xlabel, new, old, ylabel="right on test digits, %", 
         (here,) = chart.plot(xs[:1], [0], color=COLOURS[key], marker=marker, markersize=13, linestyle="none")
         pairs.append((line, here))
     chart.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
-    chart.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the lines, where it hides none
+    chart.legend(loc="lower left", bbox_to_anchor=(0, 1))  # above the lines, where it hides none
 
     def move(curves, x, scores):
         for (line, here), ys, score in zip(pairs, curves, scores, strict=True):
@@ -187,7 +212,7 @@ def digits_explorer(runs, tasks, base="upright"):
     """
     names, ranks = (list(dict.fromkeys(key[i] for key in runs)) for i in (0, 1))
     columns, shown = 6, 12
-    picture = figure("", width=10, height=3.4)
+    picture = figure("", height=3.4)
     chart, sheet = picture.subplots(1, 2, width_ratios=[1.15, 1])
     moving, move = _new_and_old(chart, ranks, "rank", "the new task", f"the old task, {base}")
     chart.set_xscale("log", base=2)
@@ -195,7 +220,7 @@ def digits_explorer(runs, tasks, base="upright"):
     image = sheet.imshow(mosaic(torch.zeros(shown, 11, 8), columns), cmap="gray_r", vmin=0, vmax=1)
     bare(sheet)
     captions = [
-        sheet.text(9 * (i % columns) + 3.5, 12 * (i // columns) + 9.3, "", ha="center", va="center", fontsize=11)
+        sheet.text(9 * (i % columns) + 3.5, 12 * (i // columns) + 9.3, "", ha="center", va="center")
         for i in range(shown)
     ]
     heading = sheet.set_title("x")
@@ -217,7 +242,7 @@ def digits_explorer(runs, tasks, base="upright"):
                 caption.set_text(f"{data.y_test[mistakes[i]]} → {predictions[mistakes[i]]}")
             else:
                 caption.set_text("")
-        heading.set_text(f"{task}, rank {rank}: {len(mistakes)} of {len(predictions)} still wrong")
+        heading.set_text(f"{len(mistakes)} of {len(predictions)} still wrong")
         return [*moving, image, *captions, heading]
 
     def alt(task, rank):
@@ -239,7 +264,7 @@ def strength_explorer(model, adapters, tasks, base="upright"):
     what the sliders say.
     """
     dial = [i / 10 for i in range(16)]
-    picture = figure("", width=9.5, height=3.4)
+    picture = figure("", height=3.4)
     chart, plane = picture.subplots(1, 2, width_ratios=[1.4, 1])
     moving, move = _new_and_old(chart, dial, "strength", "the adapter's task", f"the old task, {base}")
     (path,) = plane.plot(dial, dial, color="#777777", marker=".")
@@ -265,11 +290,12 @@ def strength_explorer(model, adapters, tasks, base="upright"):
         move((new, old), strength, now)
         path.set_data(old, new)
         point.set_data([now[1]], [now[0]])
-        heading.set_text(f"{now[0]:.0f} % {task}, {now[1]:.0f} % {base}")
+        heading.set_text(f"{now[0]:.0f} % new, {now[1]:.0f} % old")
         return [*moving, path, point, heading]
 
     def alt(task, strength):
-        return f"The {task} adapter at strength {strength:g}: {heading.get_text()}."
+        new, old = (values[dial.index(strength)] for values in curves(task))
+        return f"The {task} adapter at strength {strength:g}: {new:.0f} % {task}, {old:.0f} % {base}."
 
     start = {"task": next(iter(adapters)), "strength": 1.0}
     return Explorer(picture, update, alt, task=adapters, strength=dial, start=start, labels={"task": "adapter"})
@@ -283,7 +309,7 @@ def writing_explorer(written, losses):
     are shown.
     """
     adapters, dial = (list(dict.fromkeys(key[i] for key in written)) for i in (0, 1))
-    picture = figure("", width=10, height=3.6)
+    picture = figure("", height=3.6)
     chart, page = picture.subplots(1, 2, width_ratios=[1, 1.45])
     highest = 1.05 * max(map(max, losses.values()))
     moving, move = _new_and_old(
@@ -314,6 +340,47 @@ def writing_explorer(written, losses):
 
 
 @styled
+def surprise_explorer(surprises, columns=56, rows=4):
+    """How much each character of a text surprises a model: ``{(text, strength): (characters, nats)}``, all shown.
+
+    The darker a character's ground, the less the model expected it.
+    """
+    kinds, dial = (list(dict.fromkeys(key[i] for key in surprises)) for i in (0, 1))
+    size = rows * columns
+    picture = figure("", height=2.3)
+    picture.set_layout_engine("none")  # the letters must fall on their cells
+    page = picture.add_axes([0.012, 0.04, 0.976, 0.76])
+    bare(page)
+    ground = page.imshow(torch.zeros(rows, columns), cmap="Oranges", vmin=0, vmax=math.log(96), aspect="auto")
+    ground.set_extent((0, columns, rows, 0))
+    letters = min(40, 72 * 0.976 * WIDTH / columns / 0.602)  # points: DejaVu's letters are 0.602 of their size wide
+    lines = [
+        page.text(0, i + 0.53, "", va="center", family="monospace", fontsize=letters, parse_math=False)
+        for i in range(rows)
+    ]
+    heading = picture.text(0.012, 0.9, "x", fontsize=15, weight="bold", va="center")
+
+    def update(text, strength):
+        characters, nats = surprises[text, strength]
+        ground.set_data(torch.tensor(nats[:size]).reshape(rows, columns))
+        shown = characters[:size].replace("\n", "⏎")
+        for i, line in enumerate(lines):
+            line.set_text(shown[i * columns : (i + 1) * columns])
+        heading.set_text(f"{text} at strength {strength:g}: {sum(nats) / len(nats):.1f} nats a character")
+        return [ground, *lines, heading]
+
+    def alt(text, strength):
+        characters, nats = surprises[text, strength]
+        most = max(range(size), key=lambda i: nats[i])
+        return (
+            f"{heading.get_text()}. The greatest surprise, {nats[most]:.1f} nats, is {characters[most]!r} after "
+            f"{characters[max(0, most - 12) : most]!r}."
+        )
+
+    return Explorer(picture, update, alt, text=kinds, strength=dial)
+
+
+@styled
 def similarity_explorer(maps, width, first, second):
     """How much of one adapter's directions lies among another's: ``{layer: φ}``, as ``subspace_similarity`` gives it.
 
@@ -321,7 +388,7 @@ def similarity_explorer(maps, width, first, second):
     give. ``first`` and ``second`` are the adapters' names.
     """
     rows, columns = next(iter(maps.values())).shape
-    picture = figure("", width=10, height=3.8)
+    picture = figure("", height=3.8)
     table, chart = picture.subplots(1, 2, width_ratios=[1, 1.1])
     image = table.imshow(
         torch.zeros(rows, columns), vmin=0, vmax=1, aspect="auto", extent=(0.5, columns + 0.5, rows + 0.5, 0.5)
@@ -335,7 +402,7 @@ def similarity_explorer(maps, width, first, second):
     (chance,) = chart.plot(x, [0] * columns, **LEVEL, label="by chance")
     (here,) = chart.plot([1], [0], "o", color=COLOURS["ΔW"], markersize=12)
     chart.set(xlabel="j", ylim=(0, 1.05), xlim=(0, columns + 1))
-    chart.legend(loc="lower left", bbox_to_anchor=(0.45, 1), ncols=2)
+    chart.legend(loc="lower right", bbox_to_anchor=(1, 1))
     heading = chart.set_title("x")
 
     def update(layer, i, j):

@@ -30,9 +30,7 @@ class Standalone:
         self._state = {name: getattr(explorer, name) for name in TRAITS}
         self._still = explorer.still()
         numbers, positions = [{} for _ in explorer._moving], []
-        # The first slider moves fastest: its neighbouring positions are the most alike, and pack best.
-        stops = [range(len(slider["options"])) for slider in reversed(explorer.sliders)]
-        for position in map(tuple, map(reversed, itertools.product(*stops))):
+        for position in itertools.product(*(range(len(slider["options"])) for slider in explorer.sliders)):
             frame = explorer._frame(position)
             looks = zip(numbers, map(json.dumps, frame["artists"]), strict=True)
             row = [known.setdefault(look, len(known)) for known, look in looks]
@@ -42,14 +40,15 @@ class Standalone:
         self._looks = _pack(json.dumps({"looks": looks, "positions": positions}).encode())
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return self._still | {"text/html": self.html()}
+        picture, about = self._still
+        return picture | {"text/html": self.html()}, about
 
     def html(self):
         """The sliders as a piece of a page, with a still picture where scripts don't run."""
         state = json.dumps(self._state).replace("<", "\\u003c")  # no text of ours may end the script
         return PAGE.format(
             place=f"lora-explorer-{zlib.crc32((state + self._looks + self._cells).encode()):08x}",
-            still=self._still["text/html"],
+            still=self._still[0]["text/html"],
             style=STYLE,
             script=SCRIPT.partition("export default")[0],
             state=state,

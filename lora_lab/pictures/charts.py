@@ -1,0 +1,280 @@
+"""Figures of what was measured: data in, figure out, its point in the title."""
+
+from itertools import cycle
+
+import torch
+
+from .figures import COLOURS, INKS, LEVEL, MARKERS, figure, headline, legend_beside, styled
+
+
+@styled
+def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, ylim=None, roles=None):
+    """Lines over one x: ``lines`` is ``{name: [y, …]}``, each as long as ``x``. Returns the figure.
+
+    ``log`` holds "x", "y" or both. ``notes`` are dashed lines across, ``{"noise floor": 0.01}``. A line that stands for
+    W, A, B or ΔW has its colour: ``roles={"the change": "ΔW"}``.
+    """
+    described = "; ".join(f"{name} from {ys[0]:.2g} to {ys[-1]:.2g}" for name, ys in lines.items())
+    described = described.replace("from nan to nan", "nowhere: it diverged")
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.")
+    axes = picture.subplots()
+    for marker, (name, ys) in zip(cycle(MARKERS), lines.items(), strict=False):
+        (line,) = axes.plot(x, ys, marker=marker if markers else None, markevery=max(1, len(x) // 12), label=name)
+        if name in (roles or {}):
+            line.set_color(INKS[roles[name]])
+    for name, level in (notes or {}).items():
+        axes.axhline(level, **LEVEL)
+        axes.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", color="#555555")
+    if "x" in log:
+        axes.set_xscale("log", base=2 if xlabel.startswith("rank") else 10)
+        axes.xaxis.set_major_formatter("{x:g}")
+    if "y" in log:
+        axes.set_yscale("log")
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
+    axes.set_title(title)
+    if len(lines) > 1:
+        legend_beside(axes)
+    return picture
+
+
+def loss_curves(losses, title, notes=None, log=True, xlabel="epoch (here one step)"):
+    """Loss over epochs: ``losses`` is ``{name: [loss, …]}``, all of one length."""
+    epochs = range(1, len(next(iter(losses.values()))) + 1)
+    return curves(epochs, losses, title, xlabel, "loss", log=["y"] if log else [], notes=notes, markers=len(losses) > 1)
+
+
+@styled
+def ledger_bars(ledgers, title):
+    """Memory as stacked bars: ``{method: {"weights": bytes, …}}``, all with the same parts."""
+    described = "; ".join(
+        f"{method}: " + ", ".join(f"{part} {size / 1024:,.0f} KiB" for part, size in ledger.items())
+        for method, ledger in ledgers.items()
+    )
+    picture = figure(f"{title}. {described}.", height=1.1 + 0.7 * len(ledgers))
+    axes = picture.subplots()
+    left = [0.0] * len(ledgers)
+    colours = ["#0072B2", "#E69F00", "#CC79A7", "#999999"]
+    for part, colour, hatch in zip(next(iter(ledgers.values())), colours, ["", "//", "..", "\\\\"], strict=True):
+        sizes = [ledger[part] / 1024 for ledger in ledgers.values()]
+        axes.barh(list(ledgers), sizes, left=left, label=part, color=colour, hatch=hatch, edgecolor="white")
+        left = [a + b for a, b in zip(left, sizes, strict=True)]
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set(xlabel="KiB")
+    axes.set_title(title)
+    legend_beside(axes)
+    return picture
+
+
+@styled
+def twin_curves(patient, healthy, title):
+    """The losses of a patient and of its healthy twin: a line over a pale band, so that neither hides the other."""
+    picture = figure(
+        f"{title}. loss over epoch: patient from {patient[0]:.2g} to {patient[-1]:.2g}; "
+        f"healthy from {healthy[0]:.2g} to {healthy[-1]:.2g}.".replace("from nan to nan", "nowhere: it diverged"),
+        height=2.9,
+    )
+    axes, epochs = picture.subplots(), range(1, len(patient) + 1)
+    axes.plot(epochs, healthy, "-", color="#1B7F8C", alpha=0.3, linewidth=11, solid_capstyle="round", label="healthy")
+    axes.plot(epochs, patient, "-o", color="#222222", label="patient")
+    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes.set_title(title)
+    legend_beside(axes)
+    return picture
+
+
+@styled
+def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
+    """Searches side by side: ``{name: {setting: score}}``. A ring on the best, a cross where one broke (None)."""
+    finished = {name: {x: y for x, y in tried.items() if y is not None} for name, tried in searches.items()}
+    chosen = {name: best(tried, key=tried.get) for name, tried in finished.items()}
+    described = "; ".join(f"{name} at {x:g}" for name, x in chosen.items())
+    rows = -(-len(searches) // columns)
+    picture = figure(f"{title}. {ylabel} over {xlabel}, best for {described}.", height=0.8 + 1.9 * rows)
+    panels = picture.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    top = max(max(tried.values()) for tried in finished.values())
+    for axes, (name, tried) in zip(panels.flat, searches.items(), strict=False):
+        axes.plot(*zip(*finished[name].items(), strict=True), ".-")
+        broken = [x for x, y in tried.items() if y is None]
+        axes.plot(broken, [top] * len(broken), "X", color="#CC3377", markersize=10)
+        x = chosen[name]
+        axes.plot(x, tried[x], "o", markersize=14, fillstyle="none", markeredgewidth=2.5, color=INKS["ΔW"])
+        axes.set_title(f"{name}: {x:g}", fontsize=13)
+        axes.set_xscale("log")
+    for axes in panels.flat[len(searches) :]:
+        axes.set_visible(False)
+    picture.supxlabel(xlabel)
+    picture.supylabel(ylabel)
+    headline(picture, title)
+    return picture
+
+
+@styled
+def plane(groups, title, xlabel, ylabel, better, base=None, level=None):
+    """Points by two scores: ``{name: [(x, y), …]}``, one for each seed; ``better`` is the corner, "↙" or "↗".
+
+    ``base`` is where all began, ``level`` a line across, ``{"knowing nothing": 4.56}``.
+    """
+    centres = {name: torch.tensor(points).mean(0).tolist() for name, points in groups.items()}
+    described = "; ".join(f"{name} near {x:.1f} and {y:.1f}" for name, (x, y) in centres.items())
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", height=4.6)
+    axes = picture.subplots()
+    for marker, (name, points) in zip(cycle(MARKERS), groups.items(), strict=False):
+        axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85, label=name)
+    _finish_plane(axes, title, xlabel, ylabel, better, base, level)
+    _label_beside(
+        axes, {name: (*centres[name], line.get_color()) for name, line in zip(groups, axes.lines, strict=False)}
+    )
+    return picture
+
+
+@styled
+def frontier(paths, title, xlabel, ylabel, better, base=None):
+    """Paths through two scores: ``{name: [(dial, x, y), …]}``, a dot for each setting of the dial, some with its value.
+
+    ``better`` is the corner where both are, "↙" or "↗"; ``base`` is where all begin.
+    """
+    described = "; ".join(
+        f"{name} from {path[0][1]:.0f} and {path[0][2]:.0f} to {path[-1][1]:.0f} and {path[-1][2]:.0f}"
+        for name, path in paths.items()
+    )
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", height=4.6)
+    axes, ends = picture.subplots(), {}
+    for marker, (name, path) in zip(cycle(MARKERS), paths.items(), strict=False):
+        dials, xs, ys = zip(*path, strict=True)
+        (line,) = axes.plot(xs, ys, marker=marker)
+        half = len(dials) // 2
+        axes.annotate(
+            f"{dials[half]:g}", (xs[half], ys[half]), (6, 6), textcoords="offset points", color=line.get_color()
+        )
+        ends[f"{name} at {dials[-1]:g}"] = xs[-1], ys[-1], line.get_color()
+    _finish_plane(axes, title, xlabel, ylabel, better, base)
+    _label_beside(axes, ends)
+    return picture
+
+
+def _finish_plane(axes, title, xlabel, ylabel, better, base=None, level=None):
+    """What every plane of two scores has: where all began, which corner is better, a line to compare with."""
+    if base:
+        axes.plot(*base, "*", markersize=20, color="black")
+        axes.annotate("base", base, (12, 6), textcoords="offset points", weight="bold")
+    for name, height in (level or {}).items():
+        axes.axhline(height, **LEVEL)
+        axes.annotate(
+            name, (0.99, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#555555"
+        )
+    x, y = {"↙": (0.02, 0.03), "↗": (0.98, 0.97)}[better]
+    sides = {"ha": "left" if x < 0.5 else "right", "va": "bottom" if y < 0.5 else "top"}
+    axes.text(x, y, f"better {better}", transform=axes.transAxes, color="#555555", style="italic", **sides)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title)
+    axes.margins(x=0.22, y=0.12)
+
+
+def _label_beside(axes, places):
+    """Write names beside their places, ``{name: (x, y, colour)}``, a line apart where two would lie over each other."""
+    axes.figure.draw_without_rendering()
+    taken = []
+    for name, (x, y, colour) in sorted(places.items(), key=lambda place: place[1][1]):
+        across, up = axes.transData.transform((x, y)) / axes.figure.dpi * 72  # points
+        width = 8 * len(name)
+        lifted = up
+        while any(
+            abs(lifted - other) < 16 and across < right and left < across + width for left, right, other in taken
+        ):
+            lifted += 2
+        taken.append((across, across + width, lifted))
+        axes.annotate(name, (x, y), (10, lifted - up - 4), textcoords="offset points", color=colour)
+
+
+@styled
+def costs(tasks, title, xlabel, ylabel):
+    """What each method reaches for how many numbers: ``{task: {method: (numbers, [score, …])}}``, a dot for each seed.
+
+    Methods that are numbers are ranks, and joined by a line.
+    """
+    described = "; ".join(
+        f"{task}: " + ", ".join(f"{method} {sum(ys) / len(ys):.0f}" for method, (_, ys) in methods.items())
+        for task, methods in tasks.items()
+    )
+    picture = figure(f"{title}. {ylabel}, mean over seeds. {described}.", height=3.9)
+    (panels,) = picture.subplots(1, len(tasks), sharey=True, squeeze=False)
+    for axes, (task, methods) in zip(panels, tasks.items(), strict=True):
+        ranks = [(x, sum(ys) / len(ys)) for method, (x, ys) in methods.items() if isinstance(method, int)]
+        axes.plot(*zip(*ranks, strict=True), color=INKS["ΔW"], label="LoRA, by rank")
+        named = cycle([("s", "#222222"), ("D", INKS["W"])])
+        for method, (x, ys) in methods.items():
+            marker, colour = ("o", INKS["ΔW"]) if isinstance(method, int) else next(named)
+            axes.plot([x] * len(ys), ys, marker, color=colour, label=None if isinstance(method, int) else method)
+        axes.set(xscale="log", title=task, ylim=(0, 103))
+    panels[0].set_ylabel(ylabel)
+    panels[-1].legend(loc="lower right")
+    picture.supxlabel(xlabel)
+    headline(picture, title)
+    return picture
+
+
+@styled
+def seed_dots(rows, title, xlabel, groups=()):
+    """One row a name, one dot a seed: ``{name: [number, …]}``, the names in bold that are in ``groups``."""
+    described = "; ".join(f"{name} {min(xs):.2f} to {max(xs):.2f}" for name, xs in rows.items())
+    picture = figure(f"{title}. {xlabel}: {described}.", height=1.2 + 0.42 * len(rows))
+    axes = picture.subplots()
+    for i, (name, xs) in enumerate(rows.items()):
+        axes.plot(xs, [i] * len(xs), "o", markersize=10, alpha=0.8, color=INKS["ΔW"] if name in groups else "#222222")
+    axes.set_yticks(range(len(rows)), labels=rows)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel)
+    axes.set_title(title)
+    return picture
+
+
+@styled
+def marks(rows, columns, title):
+    """Which of ``columns`` each row has: ``{row: [True, False, …]}``, a dot where it is so."""
+    described = "; ".join(
+        f"{row}: {', '.join(c for c, has in zip(columns, found, strict=True) if has) or 'none'}"
+        for row, found in rows.items()
+    )
+    picture = figure(f"{title}. {described}.", height=2.6 + 0.34 * len(rows))
+    axes = picture.subplots()
+    for i, found in enumerate(rows.values()):
+        here = [j for j, has in enumerate(found) if has]
+        axes.plot(here, [i] * len(here), "o", markersize=13, color=INKS["ΔW"])
+    axes.set_yticks(range(len(rows)), labels=rows)
+    axes.set_xticks(range(len(columns)), labels=columns, rotation=35, ha="left", rotation_mode="anchor")
+    axes.xaxis.tick_top()
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    headline(picture, title)
+    return picture
+
+
+@styled
+def bars(values, title, xlabel, alt):
+    """Numbers as horizontal bars: ``{name: number}``. ``alt`` says what they are, not how large: times change."""
+    picture = figure(alt, height=1.1 + 0.5 * len(values))
+    axes = picture.subplots()
+    axes.barh(list(values), list(values.values()), color=COLOURS["W"])
+    axes.bar_label(axes.containers[0], fmt="{:.2f}", padding=4)
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set(xlabel=xlabel)
+    axes.set_title(title)
+    return picture
+
+
+def heat_cells(axes, values, rows, columns, row_label, column_label):
+    """Draw a table of values (rows, columns) into axes, each in its cell: dark is small, on a logarithmic scale."""
+    levels = values.log()
+    axes.imshow(levels, aspect="auto")
+    middle = (levels.min() + levels.max()) / 2
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            colour = "white" if levels[i, j] < middle else "black"
+            axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(columns)), labels=columns)
+    axes.set_yticks(range(len(rows)), labels=rows)
+    axes.set(xlabel=column_label, ylabel=row_label)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
