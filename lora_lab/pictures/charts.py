@@ -53,7 +53,7 @@ def ledger_bars(ledgers, title):
     picture = figure(f"{title}. {described}.", height=1.1 + 0.7 * len(ledgers))
     axes = picture.subplots()
     left = [0.0] * len(ledgers)
-    colours = ["#0072B2", "#E69F00", "#CC79A7", "#999999"]
+    colours = [COLOURS["W"], "#CC3377", "#8C6D31", "#999999"]
     for part, colour, hatch in zip(next(iter(ledgers.values())), colours, ["", "//", "..", "\\\\"], strict=True):
         sizes = [ledger[part] / 1024 for ledger in ledgers.values()]
         axes.barh(list(ledgers), sizes, left=left, label=part, color=colour, hatch=hatch, edgecolor="white")
@@ -90,8 +90,8 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
     chosen = {name: best(tried, key=tried.get) for name, tried in finished.items()}
     described = "; ".join(f"{name} at {x:g}" for name, x in chosen.items())
     rows = -(-len(searches) // columns)
-    picture = figure(f"{title}. {ylabel} over {xlabel}, best for {described}.", height=0.8 + 1.9 * rows)
-    panels = picture.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    picture = figure(f"{title}. {ylabel} over {xlabel}, best for {described}.", height=0.8 + 2.1 * rows)
+    panels = picture.subplots(rows, columns, sharey=True, squeeze=False)
     top = max(max(tried.values()) for tried in finished.values())
     for axes, (name, tried) in zip(panels.flat, searches.items(), strict=False):
         axes.plot(*zip(*finished[name].items(), strict=True), ".-")
@@ -99,8 +99,12 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
         axes.plot(broken, [top] * len(broken), "X", color="#CC3377", markersize=10)
         x = chosen[name]
         axes.plot(x, tried[x], "o", markersize=14, fillstyle="none", markeredgewidth=2.5, color=INKS["ΔW"])
-        axes.set_title(f"{name}: {x:g}", fontsize=13)
+        axes.annotate(f"{x:g}", (x, tried[x]), (0, 14), textcoords="offset points", ha="center", color=INKS["ΔW"])
+        axes.set_title(name, fontsize=13)
         axes.set_xscale("log")
+        axes.set_xticks([min(tried), max(tried)], labels=[f"{min(tried):g}", f"{max(tried):g}"])
+        axes.xaxis.minorticks_off()
+        axes.margins(0.18, 0.25)
     for axes in panels.flat[len(searches) :]:
         axes.set_visible(False)
     picture.supxlabel(xlabel)
@@ -116,15 +120,15 @@ def plane(groups, title, xlabel, ylabel, better, base=None, level=None):
     ``base`` is where all began, ``level`` a line across, ``{"knowing nothing": 4.56}``.
     """
     centres = {name: torch.tensor(points).mean(0).tolist() for name, points in groups.items()}
+    ends = {}
     described = "; ".join(f"{name} near {x:.1f} and {y:.1f}" for name, (x, y) in centres.items())
     picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", height=4.6)
     axes = picture.subplots()
     for marker, (name, points) in zip(cycle(MARKERS), groups.items(), strict=False):
-        axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85, label=name)
+        (dots,) = axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85)
+        ends[name] = max(x for x, _ in points), centres[name][1], dots.get_color()
     _finish_plane(axes, title, xlabel, ylabel, better, base, level)
-    _label_beside(
-        axes, {name: (*centres[name], line.get_color()) for name, line in zip(groups, axes.lines, strict=False)}
-    )
+    _label_beside(axes, ends)
     return picture
 
 
@@ -208,7 +212,7 @@ def costs(tasks, title, xlabel, ylabel):
             axes.plot([x] * len(ys), ys, marker, color=colour, label=None if isinstance(method, int) else method)
         axes.set(xscale="log", title=task, ylim=(0, 103))
     panels[0].set_ylabel(ylabel)
-    panels[-1].legend(loc="lower right")
+    panels[0].legend(loc="lower right")
     picture.supxlabel(xlabel)
     headline(picture, title)
     return picture
@@ -254,7 +258,7 @@ def bars(values, title, xlabel, alt):
     """Numbers as horizontal bars: ``{name: number}``. ``alt`` says what they are, not how large: times change."""
     picture = figure(alt, height=1.1 + 0.5 * len(values))
     axes = picture.subplots()
-    axes.barh(list(values), list(values.values()), color=COLOURS["W"])
+    axes.barh(list(values), list(values.values()), color="#666666")
     axes.bar_label(axes.containers[0], fmt="{:.2f}", padding=4)
     axes.margins(x=0.12)
     axes.invert_yaxis()

@@ -19,17 +19,17 @@ def product_picture(A, B, title):
     )
     axes = picture.subplots()
     sheet(axes, width, corner + m)
-    _lay_product(axes, A, B, corner, gap)
+    _lay_product(axes, A, B, corner, gap, "A·B")
     headline(picture, title)
     return picture
 
 
-def _lay_product(axes, A, B, corner, gap):
+def _lay_product(axes, A, B, corner, gap, label):
     (m, rank), n = A.shape, B.shape[1]
     lay(axes, A, "A", corner - gap - rank, corner, f"A\n{m} × {rank}")
     lay(axes, B, "B", corner, corner - gap - rank)
     axes.text(corner + n + 0.4 * gap, rank / 2, f"B  {rank} × {n}", va="center", color=INKS["B"], fontweight="bold")
-    lay(axes, A @ B, "ΔW", corner, corner, f"A·B\n{m} × {n}")
+    lay(axes, A @ B, "ΔW", corner, corner, f"{label}\n{m} × {n}")
 
 
 @styled
@@ -48,7 +48,7 @@ def lora_picture(weight, A, B):
     )
     axes = picture.subplots()
     sheet(axes, width, height)
-    _lay_product(axes, A, B, corner, gap)
+    _lay_product(axes, A, B, corner, gap, "ΔW = A·B")
     limit = limit_of(weight)
     for sign, matrix, label in (("+", weight, "W, frozen"), ("=", weight + A @ B, "W + ΔW, merged")):
         corner += n + 3 * gap
@@ -190,7 +190,7 @@ def ruler(low, high, start, step, title):
     picture = figure(f"{title}. Of {len(known)} numbers on a ruler, {start + step:g} falls to {landed:g}.", height=1.9)
     axes = picture.subplots()
     axes.set(xlim=(low - 0.001, high + 0.001), ylim=(-0.5, 1.6), yticks=[])
-    axes.set_xticks(known, labels=[f"{number:.4f}".rstrip("0") for number in known], rotation=90)
+    axes.set_xticks(known, labels=[f"{number:.4g}" for number in known], rotation=90)
     axes.vlines(known, 0, 0.5, color=INKS["W"], linewidth=2)
     axes.plot(start + step, 1.1, "o", color=INKS["ΔW"], markersize=10)
     axes.annotate(f"{start:g} + {step:g}", (start + step, 1.1), (10, 0), textcoords="offset points", va="center")

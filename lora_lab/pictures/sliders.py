@@ -7,6 +7,8 @@ from itertools import cycle
 
 import torch
 from matplotlib import colormaps
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..adapt import load_lora_state, set_strength
 from ..anatomy import spectrum
@@ -152,7 +154,6 @@ def grid_explorer(runs, floor=None):
     table, chart = picture.subplots(1, 2)
     final = torch.tensor([[runs[rank, alpha][-1] for alpha in alphas] for rank in ranks])
     heat_cells(table, final, ranks, alphas, "rank", "alpha")
-    table.set_title("Loss at the end")
     (frame,) = table.plot(
         [0], [0], marker="s", markersize=34, fillstyle="none", color=COLOURS["ΔW"], markeredgewidth=3, clip_on=False
     )
@@ -160,13 +161,17 @@ def grid_explorer(runs, floor=None):
     (line,) = chart.plot([1], [1], color=COLOURS["ΔW"])
     chart.set(xlabel="training step", ylabel="loss", yscale="log", ylim=(final.min().item() / 2, highest * 1.2))
     chart.set_xlim(0, max(map(len, runs.values())))
+    chart.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    chart.yaxis.set_major_formatter("{x:g}")
+    chart.yaxis.set_minor_formatter(NullFormatter())
     if floor:
         chart.axhline(floor, **LEVEL)
         chart.annotate("noise floor", (0.02, floor), xycoords=("axes fraction", "data"), va="top", color="#555555")
     habit = [(alphas.index(2 * rank), i) for i, rank in enumerate(ranks) if 2 * rank in alphas]
+    table.set_title("Loss at the end")
     if habit:
-        table.plot(*zip(*habit, strict=True), "--", color="white", linewidth=2)
-        table.annotate("α = 2r", habit[-1], (10, -16), textcoords="offset points", color="white", weight="bold")
+        table.plot(*zip(*habit, strict=True), "s", markersize=30, fillstyle="none", color="white", markeredgewidth=1.5)
+        table.set_title("Loss at the end (white: α = 2r)")
     caption = chart.set_title("x")
 
     def update(rank, alpha):
@@ -351,7 +356,8 @@ def surprise_explorer(surprises, columns=56, rows=4):
     picture.set_layout_engine("none")  # the letters must fall on their cells
     page = picture.add_axes([0.012, 0.04, 0.976, 0.76])
     bare(page)
-    ground = page.imshow(torch.zeros(rows, columns), cmap="Oranges", vmin=0, vmax=math.log(96), aspect="auto")
+    colours = LinearSegmentedColormap.from_list("surprise", ["white", "#E8741C"], N=65)  # black letters stay legible
+    ground = page.imshow(torch.zeros(rows, columns), cmap=colours, vmin=0, vmax=math.log(96), aspect="auto")
     ground.set_extent((0, columns, rows, 0))
     letters = min(40, 72 * 0.976 * WIDTH / columns / 0.602)  # points: DejaVu's letters are 0.602 of their size wide
     lines = [
@@ -391,13 +397,14 @@ def similarity_explorer(maps, width, first, second):
     picture = figure("", height=3.8)
     table, chart = picture.subplots(1, 2, width_ratios=[1, 1.1])
     image = table.imshow(
-        torch.zeros(rows, columns), vmin=0, vmax=1, aspect="auto", extent=(0.5, columns + 0.5, rows + 0.5, 0.5)
+        torch.zeros(rows, columns), vmin=0, vmax=0.7, aspect="auto", extent=(0.5, columns + 0.5, rows + 0.5, 0.5)
     )
-    (cross,) = table.plot([1], [1], "+", color=COLOURS["ΔW"], markersize=18, markeredgewidth=3)
+    (cross,) = table.plot([1], [1], "+", color=COLOURS["ΔW"], markersize=18, markeredgewidth=3, clip_on=False)
     table.set(xlabel=f"j: directions of {second}", ylabel=f"i: directions of {first}")
     table.grid(False)
-    picture.colorbar(image, ax=table, label="φ(i, j)")
-    x = torch.arange(1, columns + 1)
+    picture.colorbar(image, ax=table, label="φ(i, j) − chance")
+    x, y = torch.arange(1, columns + 1), torch.arange(1, rows + 1)
+    by_chance = torch.maximum(x, y[:, None]) / width
     (line,) = chart.plot(x, [0] * columns, color=COLOURS["ΔW"], label="φ(i, j)")
     (chance,) = chart.plot(x, [0] * columns, **LEVEL, label="by chance")
     (here,) = chart.plot([1], [0], "o", color=COLOURS["ΔW"], markersize=12)
@@ -407,10 +414,10 @@ def similarity_explorer(maps, width, first, second):
 
     def update(layer, i, j):
         similarity = maps[layer]
-        image.set_data(similarity)
+        image.set_data(similarity - by_chance)
         cross.set_data([j], [i])
         line.set_ydata(similarity[i - 1])
-        chance.set_ydata(torch.clamp(x, min=i) / width)
+        chance.set_ydata(by_chance[i - 1])
         here.set_data([j], [similarity[i - 1, j - 1]])
         heading.set_text(f"φ({i}, {j}) = {similarity[i - 1, j - 1]:.2f}")
         return [image, cross, line, chance, here, heading]
