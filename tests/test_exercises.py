@@ -3,14 +3,15 @@
 import ast
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
 from lora_lab import exercises
 from lora_lab.exercises import solutions
+from lora_lab.exercises.clinic import PATIENTS
 from lora_lab.exercises.engine import Card, Exercise, difference
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -323,5 +324,18 @@ def test_what_an_answer_returns_is_named_where_it_cant_even_be_observed():
 
 def test_a_card_shows_code_and_text_as_they_are_in_html_and_in_plain_text():
     card = Card("✗", "a < b", "x < y", "if a < b: c & d")
-    assert all(text in card._repr_html_() for text in ("a &lt; b", "x &lt; y", "if a &lt; b: c &amp; d"))
+    page = card._repr_html_()
+    assert "a &lt; b" in page and "x &lt; y" in page
+    assert "if a &lt; b: c &amp; d" in re.sub("<[^>]*>", "", page)
     assert repr(card) == "✗ a < b\nx < y\nif a < b: c & d"
+
+
+def test_a_card_links_where_a_bug_was_met_and_folds_the_choices():
+    page = Card("…", "What?", "Met in huggingface/peft#2018.", choices={"a": "x < y", "b": "z"})._repr_html_()
+    assert '<a href="https://github.com/huggingface/peft/issues/2018">huggingface/peft#2018</a>' in page
+    assert "<details><summary>2 choices</summary><div><b>a</b> x &lt; y</div><div><b>b</b> z</div></details>" in page
+
+
+def test_the_clinic_shows_what_was_done_and_not_what_we_call_it():
+    card = PATIENTS[0].reveal()
+    assert "sick" not in card.code and "cured" not in card.code and "model.requires_grad_(False)" in card.code

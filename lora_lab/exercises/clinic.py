@@ -299,12 +299,13 @@ class Patient:
     def diagnose(self, answer):
         """A card: the choices, while the answer is still ``...``; else whether it is right, and why."""
         letters = dict(zip("abcd", self.choices, strict=True))
-        choices = "\n".join(f"{letter}  {DIAGNOSES[bug]}" for letter, bug in letters.items())
+        choices = {letter: DIAGNOSES[bug] for letter, bug in letters.items()}
         if answer is ...:
-            return Card("…", "What is wrong?", 'Replace the ... with a letter in quotation marks: "a".', choices)
+            wanted = 'Replace the ... with a letter in quotation marks: "a".'
+            return Card("…", "What is wrong?", wanted, choices=choices)
         bug = letters.get(str(answer).strip().lower())
         if bug is None:
-            return Card("✗", "Not a choice", "Answer with one of these letters, in quotation marks.", choices)
+            return Card("✗", "Not a choice", "Answer with one of these letters, in quotation marks.", choices=choices)
         if bug != self.bug:
             return Card("✗", "Not this one", self.why_not[bug])
         return self.reveal()
@@ -312,7 +313,7 @@ class Patient:
     def reveal(self):
         """A card with the diagnosis, what was done and what would have been right, and where it was met."""
         own = self.afterwards if self.afterwards and self.afterwards[0] is not self.afterwards[1] else None
-        done, right = (textwrap.dedent(inspect.getsource(function)) for function in own or (self.sick, self.cured))
+        done, right = map(_body, own or (self.sick, self.cured))
         text = f"{self.explanation} Met in the wild: {self.reference}."
         headline = DIAGNOSES[self.bug]
         return Card("✓", headline[0].upper() + headline[1:], text, f"# what was done\n{done}\n# the cure\n{right}")
@@ -384,6 +385,11 @@ def _changes(model, pretrained):
     now = {re.sub(r"(\.linear)+\.", ".", name): p for name, p in model.named_parameters(remove_duplicate=False)}
     before = pretrained.named_parameters(remove_duplicate=False)
     return [change for name, p in before if (change := (now[name] - p).abs().max().item())]
+
+
+def _body(function):
+    """What a function does, without its name: that would say whether it is the sick or the cured one."""
+    return textwrap.dedent(inspect.getsource(function).partition(":\n")[2])
 
 
 def _number(value):
