@@ -6,6 +6,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 

@@ -3,6 +3,7 @@
 from itertools import cycle
 
 import torch
+from matplotlib.ticker import NullFormatter
 
 from .figures import COLOURS, INKS, LEVEL, MARKERS, figure, headline, legend_beside, styled
 
@@ -78,6 +79,8 @@ def twin_curves(patient, healthy, title):
     axes.plot(epochs, healthy, "-", color="#1B7F8C", alpha=0.3, linewidth=11, solid_capstyle="round", label="healthy")
     axes.plot(epochs, patient, "-o", color="#222222", label="patient")
     axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title(title)
     legend_beside(axes)
     return picture
