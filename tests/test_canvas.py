@@ -144,6 +144,9 @@ def test_a_page_without_scripts_shows_a_still_picture_with_its_description(page)
     assert page.get_by_alt_text("a dot at 1").evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 300
 
 
+HINT = "Touch a cell, a column of A or a row of B, with the mouse or the arrow keys."
+
+
 def told(page):
     return page.locator(".lora-explorer .told").inner_text()
 
@@ -159,6 +162,7 @@ def product(page):
     images = [lay(axes, A, "A", 0, 3)[0], lay(axes, B, "B", 3, 0)[0], lay(axes, A @ B, "ΔW", 3, 3, limit=4.0)[0]]
 
     def update(times):
+        images[0].set_data(times * A)
         images[2].set_data(times * A @ B)
         return images
 
@@ -178,7 +182,7 @@ def centre(row, column):
         ((1, 2), "Row 2, column 3: (−3.00)·(−1.00) + 0.50·1.00 = 3.50"),
         ((1, -2), "Thread 1 of 2: column 1 of A times row 1 of B."),
         ((-1, 2), "Thread 2 of 2: column 2 of A times row 2 of B."),
-        ((4, 4), "Touch a cell, a column of A or a row of B."),
+        ((4, 4), HINT),
     ],
 )
 def test_a_touched_product_says_how_it_is_made(product, cell, said):
@@ -186,6 +190,15 @@ def test_a_touched_product_says_how_it_is_made(product, cell, said):
     x, y = centre(*cell)
     product.mouse.move(box["x"] + x, box["y"] + y)
     assert told(product) == said
+
+
+def test_what_is_said_of_a_touched_cell_follows_the_slider(product):
+    box = product.locator(PICTURE).bounding_box()
+    x, y = centre(0, 0)
+    product.mouse.move(box["x"] + x, box["y"] + y)
+    jump(product, 1)
+    product.locator(f"{PICTURE}[data-position='1']").wait_for()
+    assert told(product) == "Row 1, column 1: 2.00·1.00 + 4.00·2.00 = 10.00"
 
 
 def test_a_thread_is_shown_alone(product):
@@ -215,7 +228,7 @@ def test_the_arrow_keys_walk_over_a_product_and_escape_leaves_it(product):
         product.keyboard.press(key)
         heard.append(told(product).partition(":")[0])
     threads = ["Thread 2 of 2", "Thread 1 of 2", "Thread 1 of 2"]  # the last step would have led off the table
-    assert heard == ["Row 1, column 1", "Row 1, column 2", *threads, "Touch a cell, a column of A or a row of B."]
+    assert heard == ["Row 1, column 1", "Row 1, column 2", *threads, HINT]
 
 
 @pytest.fixture

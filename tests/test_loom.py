@@ -15,7 +15,7 @@ def task():
     return cloth_task()
 
 
-def test_the_cloth_has_three_threads_one_clearly_stronger_than_the_next(task):
+def test_the_cloth_has_three_patterns_one_clearly_stronger_than_the_next(task):
     first, second, third, fourth, *_ = spectrum(task.delta)
     assert first > 1.4 * second > 2 * third > 1 and fourth < 1e-5
 
@@ -35,7 +35,7 @@ def test_weaving_is_the_courses_own_training(task):
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 4])
-def test_a_rank_weaves_so_many_threads_and_no_more(task, rank):
+def test_a_rank_weaves_so_many_patterns_and_no_more(task, rank):
     end = weave(task, rank, "B zero")[-1]
     woven, planted = spectrum(end.A @ end.B), spectrum(task.delta)
     assert torch.allclose(woven[: min(rank, 3)], planted[: min(rank, 3)], rtol=0.05)
@@ -55,7 +55,7 @@ def test_every_stop_says_what_is_to_be_seen():
     explorer = loom(ranks=[2], step=100)
     assert explorer.values == {"step": 100, "rank": 2, "begin": "B zero", "place": "beside W"}
     (frame,) = explorer.frames.values()
-    assert frame["alt"].startswith("Step 100 of a LoRA of rank 2 that starts with B zero: 2 of the 3 planted threads")
+    assert frame["alt"].startswith("Step 100 of a LoRA of rank 2 that starts with B zero: 2 of the 3 planted patterns")
     assert "Neither A nor B gets a gradient" in explorer._frame([5, 0, 2, 0])["alt"]
     assert "Only B gets a gradient" in explorer._frame([0, 0, 0, 0])["alt"]
 

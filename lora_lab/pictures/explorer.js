@@ -13,6 +13,7 @@ async function render({ model, el }) {
   let shown = null; // the frame on the canvas
   let gliding; // the next step of a movement that is being shown
   let cursor = null; // the cell of a product that is touched: [row, column]
+  let told; // what is said of it, under the picture
 
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
@@ -148,6 +149,10 @@ async function render({ model, el }) {
   }
 
   function repaint() {
+    if (told) {
+      if (cursor && !exists(factors(), cursor)) cursor = null;
+      told.textContent = cursor ? sentence(factors(), cursor) : HINT;
+    }
     const marks = cursor ? highlights(factors(), model.get("product"), cursor) : [];
     paint(canvas, background, model.get("size"), [...shown.artists.flat(), ...marks]);
   }
@@ -158,7 +163,7 @@ async function render({ model, el }) {
   }
 
   function listenToTouch() {
-    const told = Object.assign(document.createElement("p"), { className: "told", textContent: HINT });
+    told = Object.assign(document.createElement("p"), { className: "told" });
     told.setAttribute("role", "status");
     canvas.after(told);
     canvas.tabIndex = 0;
@@ -166,7 +171,6 @@ async function render({ model, el }) {
     const touch = (cell) => {
       if (!shown || cell?.join() === cursor?.join()) return;
       cursor = cell;
-      told.textContent = cell ? sentence(factors(), cell) : HINT;
       repaint();
     };
     canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => {

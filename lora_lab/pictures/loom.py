@@ -31,7 +31,7 @@ class Stop(NamedTuple):
 
 
 def cloth_task():
-    """A task whose ΔW (24, 24) is woven of three waves, one twice as strong as the next: a pattern that one can see."""
+    """A task whose ΔW (24, 24) is woven of three waves, each clearly stronger than the next: a pattern that one can see."""
     task = create_planted_task(256, SIZE, SIZE, rank=1)
     waves = torch.cos(pi * torch.arange(SIZE)[:, None] * torch.tensor([1.0, 3.0, 6.0]) / (SIZE - 1))
     down, across = waves, waves.flip(1)
@@ -59,7 +59,7 @@ def weave(task, rank, start, lr=0.03):
 
 
 @styled
-def loom(ranks=(1, 2, 3, 4, 6), **start):
+def loom(ranks=range(1, 6), **start):
     """Watch a LoRA being woven: drag the step or let it play, choose the rank and the start, touch it, merge it.
 
     ``loom(rank=2, step=100)`` says where the sliders stand at first.
@@ -77,18 +77,19 @@ def loom(ranks=(1, 2, 3, 4, 6), **start):
     images, frames = {}, {}
     images["A"], frames["A"] = lay(table, torch.zeros(SIZE, 1), "A", corner - gap - 1, corner, limit=0.55)
     images["B"], frames["B"] = lay(table, torch.zeros(1, SIZE), "B", corner, corner - gap - 1, limit=0.55)
-    images["ΔW"], frames["ΔW"] = lay(table, task.delta, "ΔW", places[0], corner, "ΔW = A·B", limit)
+    images["ΔW"], frames["ΔW"] = lay(table, task.delta, "ΔW", places[0], corner, limit=limit)
     images["W"], frames["W"] = lay(table, weight, "W", places[1], corner, limit=weight.abs().max().item())
     images["missing"], frames["missing"] = lay(table, task.delta, "ΔW", places[2], corner, "still missing", limit)
     images["ΔW"].set_zorder(-1)  # under W, where it lies when it has been merged
     style = {"weight": "bold", "ha": "center", "va": "center"}
-    labels = {name: table.text(0, 0, name, color=INKS[name], **style) for name in "ABW"}
-    labels["W"].set_position((places[1] + SIZE / 2, corner + SIZE + 2))
+    labels = {name: table.text(0, 0, name, color=INKS[name], **style) for name in ("A", "B", "W", "ΔW")}
+    for name, place in zip(("ΔW", "W"), places, strict=False):
+        labels[name].set_position((place + SIZE / 2, corner + SIZE + 2))
     heading = table.text(places[1], corner / 2, "x", fontsize=15, weight="bold", va="center")
     spectra, chart = lower.subplots(1, 2, width_ratios=[1, 1.6])
     spectra.bar(range(1, most + 3), planted[: most + 2], fill=False, edgecolor="#444444", linewidth=1.5)
     bars = spectra.bar(range(1, most + 3), [0] * (most + 2), width=0.55, color=COLOURS["ΔW"])
-    spectra.set(title="Threads of ΔW", ylim=(0, 1.25 * planted[0].item()), xticks=range(1, most + 3), yticks=[])
+    spectra.set(title="Patterns in ΔW", ylim=(0, 1.25 * planted[0].item()), xticks=range(1, most + 3), yticks=[])
     spectra.grid(False)
     (line,) = chart.plot(STOPS, [1.0] * len(STOPS))
     (head,) = chart.plot([0], [1], "o", markersize=10, color=line.get_color())
@@ -111,13 +112,15 @@ def loom(ranks=(1, 2, 3, 4, 6), **start):
         images["missing"].set_data(task.delta - delta)
         for name, pull in (("A", now.pull_A), ("B", now.pull_B)):
             strongest = max(max(stop.pull_A, stop.pull_B) for stop in stops) or 1.0
-            frames[name].set(linewidth=1 + 5 * (pull / strongest) ** 0.5, alpha=1 if pull else 0.4)
+            frames[name].set(linewidth=1 + 3.5 * (pull / strongest) ** 0.5, alpha=1 if pull else 0.4)
         labels["A"].set_position((left + rank / 2, corner + SIZE + 2))
         labels["B"].set_position((corner - 1.5, left + rank / 2))
         labels["W"].set_text("W + ΔW, merged" if merged else "W, frozen")
+        labels["ΔW"].set_text("(ΔW is in W now)" if merged else "ΔW = A·B")
         for bar, height in zip(bars, spectrum(delta), strict=False):
             bar.set_height(height)
-        line.set_ydata([stop.loss for stop in stops])
+        so_far = stops[: STOPS.index(step) + 1]  # the rest is for the learner to guess
+        line.set_data(STOPS[: len(so_far)], [stop.loss for stop in so_far])
         head.set_data([step], [now.loss])
         heading.set_text(f"Step {step}, rank {rank}: the loss is {now.loss:.2f}")
         return [*images.values(), *frames.values(), *labels.values(), *bars, line, head, heading]
@@ -126,7 +129,7 @@ def loom(ranks=(1, 2, 3, 4, 6), **start):
         now = woven(task, rank, begin)[STOPS.index(step)]
         threads = int((spectrum(now.A @ now.B)[:3] > planted[:3] / 2).sum())
         return (
-            f"Step {step} of a LoRA of rank {rank} that starts with {begin}: {threads} of the 3 planted threads are "
+            f"Step {step} of a LoRA of rank {rank} that starts with {begin}: {threads} of the 3 planted patterns are "
             f"woven, and the loss is {now.loss:.2f}. " + _pulled(now) + " ΔW lies " + place + "."
         )
 
@@ -138,7 +141,7 @@ def loom(ranks=(1, 2, 3, 4, 6), **start):
         rank=ranks,
         begin=list(STARTS),
         place=["beside W", "merged into W"],
-        labels={"begin": "at first", "place": "ΔW lies"},
+        labels={"begin": "start with", "place": "ΔW lies"},
         start={"rank": min(ranks, key=lambda rank: abs(rank - 3)), "step": 12} | start,
         play="step",
         gliding=[images["ΔW"]],

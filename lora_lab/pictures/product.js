@@ -1,7 +1,7 @@
 // A picture of a product A · B that can be touched. A cell is a [row, column] of the product; A lies at its left, where the
 // columns are negative, and B above it, where the rows are. A thread is a column of A times a row of B.
 
-const HINT = "Touch a cell, a column of A or a row of B.";
+const HINT = "Touch a cell, a column of A or a row of B, with the mouse or the arrow keys.";
 
 // The image among an artist's commands.
 function image(artist) {
@@ -20,14 +20,18 @@ function cellAt([A, B, AB], x, y) {
 }
 
 // Where an arrow key leads, undefined for another key or where it leads nowhere.
-function step([A, , AB], cell, key) {
-  const [rank, rows, columns] = [A.size[0], AB.size[1], AB.size[0]];
+function step(images, cell, key) {
   const way = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[key];
   if (!way) return undefined;
   if (!cell) return [0, 0];
-  const [row, column] = [cell[0] + way[0], cell[1] + way[1]];
-  const inside = row >= -rank && row < rows && column >= -rank && column < columns && (row >= 0 || column >= 0);
-  return inside ? [row, column] : undefined;
+  const next = [cell[0] + way[0], cell[1] + way[1]];
+  return exists(images, next) ? next : undefined;
+}
+
+// Whether there is such a cell: after another rank has been chosen, there may be none.
+function exists([A, , AB], [row, column]) {
+  const rank = A.size[0];
+  return row >= -rank && row < AB.size[1] && column >= -rank && column < AB.size[0] && (row >= 0 || column >= 0);
 }
 
 function threadOf(rank, [row, column]) {
