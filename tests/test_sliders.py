@@ -23,6 +23,7 @@ from lora_lab.pictures.charts import (
     marks,
     plane,
     seed_dots,
+    small_curves,
     twin_curves,
     valleys,
 )
@@ -36,6 +37,7 @@ from lora_lab.pictures.matrices import (
     mosaic,
     product_picture,
     ruler,
+    two_ways,
 )
 from lora_lab.pictures.sliders import (
     digits_explorer,
@@ -248,6 +250,8 @@ def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
         (lambda: marks({1: [True, False], 2: [False, False]}, ["a", "b"], "M"), "1: a; 2: none"),
         (lambda: twin_curves([float("nan")] * 2, [2.0, 1.0], "P"), "nowhere: it diverged; healthy from 2 to 1"),
         (lambda: product_picture(torch.ones(3, 1), torch.ones(1, 4), "P"), "A, 3 by 1, at the left, B, 1 by 4, above"),
+        (lambda: two_ways(6, 2, 3, "T"), "through W to 3 numbers, and beside it through A to 2 and B to 3"),
+        (lambda: small_curves({"a": [2.0, 1.0], "b": [float("nan")] * 2}, "S"), "a from 2 to 1; b diverged"),
         (lambda: block_picture({"q": (4, 4), "up": (4, 16)}, "B"), "q 4 by 4, up 4 by 16"),
         (lambda: ruler(0.984375, 1.03125, 1, 0.003, "R"), "Of 9 numbers on a ruler, 1.003 falls to 1."),
         (

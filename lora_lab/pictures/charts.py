@@ -87,6 +87,23 @@ def twin_curves(patient, healthy, title):
 
 
 @styled
+def small_curves(losses, title, columns=4):
+    """Loss curves side by side, each on a scale of its own: ``{name: [loss, …]}``."""
+    described = "; ".join(f"{name} from {ys[0]:.2g} to {ys[-1]:.2g}" for name, ys in losses.items())
+    rows = -(-len(losses) // columns)
+    picture = figure(f"{title}. {described}.".replace("from nan to nan", "diverged"), height=0.6 + 1.25 * rows)
+    panels = picture.subplots(rows, columns, squeeze=False)
+    for axes, (name, ys) in zip(panels.flat, losses.items(), strict=False):
+        axes.plot(ys, "-")
+        axes.set(xticks=[], yticks=[], ylim=(0, None))
+        axes.set_title(name, fontsize=13)
+    for axes in panels.flat[len(losses) :]:
+        axes.set_visible(False)
+    headline(picture, title)
+    return picture
+
+
+@styled
 def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
     """Searches side by side: ``{name: {setting: score}}``. A ring on the best, a cross where one broke (None)."""
     finished = {name: {x: y for x, y in tried.items() if y is not None} for name, tried in searches.items()}

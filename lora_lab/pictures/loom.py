@@ -31,7 +31,7 @@ class Stop(NamedTuple):
 
 
 def cloth_task():
-    """A task whose ΔW (24, 24) is woven of three waves, each clearly stronger than the next: a pattern that one can see."""
+    """A task whose ΔW (24, 24) is made of three waves, one clearly stronger than the next: a cloth to look at."""
     task = create_planted_task(256, SIZE, SIZE, rank=1)
     waves = torch.cos(pi * torch.arange(SIZE)[:, None] * torch.tensor([1.0, 3.0, 6.0]) / (SIZE - 1))
     down, across = waves, waves.flip(1)

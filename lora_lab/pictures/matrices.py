@@ -120,21 +120,51 @@ def first_steps(pulls, sizes, title):
     return picture
 
 
+def _narrow(axes, name, start, end, left, right, middle=0):
+    """A matrix as what it does: so many numbers come in at ``start`` as ``left`` is high, so many leave at ``end``."""
+    corners = [(start, middle - left / 2), (start, middle + left / 2), (end, middle + right / 2)]
+    corners.append((end, middle - right / 2))
+    axes.add_patch(Polygon(corners, facecolor=COLOURS[name], edgecolor=INKS[name], alpha=0.75))
+    axes.text((start + end) / 2, middle, name, ha="center", va="center", weight="bold")
+
+
 def _way_through(axes, sizes, pulls):
     """x, A, the waist, B and y as heights, and under A and B an arrow back: none, crossed out, where nothing pulls."""
     bare(axes)
     heights = [size / max(sizes) for size in sizes]
     axes.set(xlim=(-0.1, 2.1), ylim=(-1.15, 0.62))
     for i, (name, pull) in enumerate(zip("AB", pulls, strict=True)):
-        left, right = heights[i] / 2, heights[i + 1] / 2
-        corners = [(i, -left), (i, left), (i + 1, right), (i + 1, -right)]
-        axes.add_patch(Polygon(corners, facecolor=COLOURS[name], edgecolor=INKS[name], alpha=0.75))
-        axes.text(i + 0.5, 0, name, ha="center", va="center", weight="bold")
+        _narrow(axes, name, i, i + 1, heights[i], heights[i + 1])
         if pull:
             arrow = {"arrowstyle": "simple", "mutation_scale": 8 + 40 * pull**0.5, "color": INKS[name], "linewidth": 0}
             axes.add_patch(FancyArrowPatch((i + 0.95, -0.85), (i + 0.05, -0.85), **arrow))
         else:
             axes.text(i + 0.5, -0.85, "✗", ha="center", va="center", fontsize=20, color="#444444")
+
+
+@styled
+def two_ways(m, rank, n, title):
+    """The two ways of x through a layer with LoRA, to scale: W, and A and B with a waist as narrow as the rank."""
+    picture = figure(
+        f"{title}. x, {m} numbers, goes through W to {n} numbers, and beside it through A to {rank} and B to {n}. The "
+        "two results are added.",
+        height=3.6,
+    )
+    axes = picture.subplots()
+    bare(axes)
+    axes.set(xlim=(-0.25, 3.1), ylim=(-2.1, 0.6))
+    heights = [size / max(m, n) for size in (m, rank, n)]
+    _narrow(axes, "W", 0, 2, heights[0], heights[2])
+    _narrow(axes, "A", 0, 1, heights[0], heights[1], middle=-1.3)
+    _narrow(axes, "B", 1, 2, heights[1], heights[2], middle=-1.3)
+    for middle in (0, -1.3):
+        axes.text(-0.04, middle, f"x: {m}", ha="right", va="center")
+        axes.annotate("", (2.42, -0.65 + 0.1 * (middle + 0.65)), (2.05, middle), arrowprops={"arrowstyle": "->"})
+    axes.text(1, -1.3 - heights[1] / 2 - 0.08, f"{rank}", ha="center", va="top", color=INKS["A"], weight="bold")
+    axes.text(2.5, -0.65, "+", ha="center", va="center", fontsize=24)
+    axes.text(2.62, -0.65, f"y: {n}", va="center")
+    headline(picture, title)
+    return picture
 
 
 def mosaic(images, columns):

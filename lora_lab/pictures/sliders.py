@@ -366,16 +366,17 @@ def surprise_explorer(surprises, columns=56, rows=4):
     ]
     heading = picture.text(0.012, 0.9, "x", fontsize=15, weight="bold", va="center")
 
-    def update(text, strength):
+    def update(text, strength=dial[0]):
         characters, nats = surprises[text, strength]
         ground.set_data(torch.tensor(nats[:size]).reshape(rows, columns))
         shown = characters[:size].replace("\n", "⏎")
         for i, line in enumerate(lines):
             line.set_text(shown[i * columns : (i + 1) * columns])
-        heading.set_text(f"{text} at strength {strength:g}: {sum(nats) / len(nats):.1f} nats a character")
+        at = f" at strength {strength:g}" * (len(dial) > 1)
+        heading.set_text(f"{text}{at}: {sum(nats) / len(nats):.1f} nats a character")
         return [ground, *lines, heading]
 
-    def alt(text, strength):
+    def alt(text, strength=dial[0]):
         characters, nats = surprises[text, strength]
         most = max(range(size), key=lambda i: nats[i])
         return (
@@ -383,7 +384,7 @@ def surprise_explorer(surprises, columns=56, rows=4):
             f"{characters[max(0, most - 12) : most]!r}."
         )
 
-    return Explorer(picture, update, alt, text=kinds, strength=dial)
+    return Explorer(picture, update, alt, text=kinds, **({"strength": dial} if len(dial) > 1 else {}))
 
 
 @styled
