@@ -112,6 +112,7 @@ def address(folder):
 @pytest.fixture
 def page(chromium_context):
     page = chromium_context.new_page()
+    page.emulate_media(reduced_motion="reduce")  # or a picture is taken of something on its way
     count_questions(page)
     yield page
     shut_down_kernels(page)
