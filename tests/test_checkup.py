@@ -103,13 +103,13 @@ def test_every_wrong_choice_says_what_speaks_against_it_and_the_right_one_gives_
 @pytest.mark.parametrize("answer", ["e", "", 3, None, "both"])
 def test_what_is_no_letter_is_answered_with_the_choices(answer):
     card = PATIENTS[0].diagnose(answer)
-    assert card.sign == "✗" and DIAGNOSES["both zero"] in card.code
+    assert card.sign == "✗" and DIAGNOSES["both zero"] in card.choices.values()
 
 
 def test_untouched_it_asks_and_gives_nothing_away():
     for patient in PATIENTS:
         card = patient.diagnose(...)
-        assert card.sign == "…" and all(DIAGNOSES[bug] in card.code for bug in patient.choices)
+        assert card.sign == "…" and all(DIAGNOSES[bug] in card.choices.values() for bug in patient.choices)
         assert patient.explanation not in repr(card)
 
 

@@ -146,9 +146,8 @@ def test_every_notebook_and_test_named_in_a_command_is_there():
 def test_the_version_is_the_same_wherever_it_is_said():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == lora_lab.__version__
     assert f"version {lora_lab.__version__}" in README
-    assert (
-        re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[0] == lora_lab.__version__
-    )
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\d\S*)", changes, re.M)[0] == lora_lab.__version__
 
 
 def test_the_dev_container_prepares_what_make_prepares():
