@@ -1,11 +1,12 @@
 """Figures of what was measured: data in, figure out, its point in the title."""
 
+import math
 from itertools import cycle
 
 import torch
 from matplotlib.ticker import NullFormatter
 
-from .figures import COLOURS, INKS, LEVEL, MARKERS, figure, headline, legend_beside, styled
+from .figures import COLOURS, INKS, MARKERS, figure, headline, legend_beside, mark_level, styled
 
 
 @styled
@@ -15,17 +16,14 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
     ``log`` holds "x", "y" or both. ``notes`` are dashed lines across, ``{"noise floor": 0.01}``. A line that stands for
     W, A, B or ΔW has its colour: ``roles={"the change": "ΔW"}``.
     """
-    described = "; ".join(f"{name} from {ys[0]:.2g} to {ys[-1]:.2g}" for name, ys in lines.items())
-    described = described.replace("from nan to nan", "nowhere: it diverged")
-    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.")
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {_from_to(lines)}.")
     axes = picture.subplots()
     for marker, (name, ys) in zip(cycle(MARKERS), lines.items(), strict=False):
         (line,) = axes.plot(x, ys, marker=marker if markers else None, markevery=max(1, len(x) // 12), label=name)
         if name in (roles or {}):
             line.set_color(INKS[roles[name]])
     for name, level in (notes or {}).items():
-        axes.axhline(level, **LEVEL)
-        axes.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), va="bottom", color="#555555")
+        mark_level(axes, name, level)
     if "x" in log:
         axes.set_xscale("log", base=2 if xlabel.startswith("rank") else 10)
         axes.xaxis.set_major_formatter("{x:g}")
@@ -36,6 +34,12 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
     if len(lines) > 1:
         legend_beside(axes)
     return picture
+
+
+def _from_to(lines, diverged="nowhere: it diverged"):
+    """In words where each of ``{name: [y, …]}`` begins and ends."""
+    said = "; ".join(f"{name} from {ys[0]:.2g} to {ys[-1]:.2g}" for name, ys in lines.items())
+    return said.replace("from nan to nan", diverged)
 
 
 def loss_curves(losses, title, notes=None, log=True, xlabel="epoch (here one step)"):
@@ -70,11 +74,8 @@ def ledger_bars(ledgers, title):
 @styled
 def twin_curves(patient, healthy, title):
     """The losses of a patient and of its healthy twin: a line over a pale band, so that neither hides the other."""
-    picture = figure(
-        f"{title}. loss over epoch: patient from {patient[0]:.2g} to {patient[-1]:.2g}; "
-        f"healthy from {healthy[0]:.2g} to {healthy[-1]:.2g}.".replace("from nan to nan", "nowhere: it diverged"),
-        height=2.9,
-    )
+    said = _from_to({"patient": patient, "healthy": healthy})
+    picture = figure(f"{title}. loss over epoch: {said}.", height=2.9)
     axes, epochs = picture.subplots(), range(1, len(patient) + 1)
     axes.plot(epochs, healthy, "-", color="#1B7F8C", alpha=0.3, linewidth=11, solid_capstyle="round", label="healthy")
     axes.plot(epochs, patient, "-o", color="#222222", label="patient")
@@ -89,18 +90,22 @@ def twin_curves(patient, healthy, title):
 @styled
 def small_curves(losses, title, columns=4):
     """Loss curves side by side, each on a scale of its own: ``{name: [loss, …]}``."""
-    described = "; ".join(f"{name} from {ys[0]:.2g} to {ys[-1]:.2g}" for name, ys in losses.items())
-    rows = -(-len(losses) // columns)
-    picture = figure(f"{title}. {described}.".replace("from nan to nan", "diverged"), height=0.6 + 1.25 * rows)
-    panels = picture.subplots(rows, columns, squeeze=False)
-    for axes, (name, ys) in zip(panels.flat, losses.items(), strict=False):
+    rows = math.ceil(len(losses) / columns)
+    picture = figure(f"{title}. {_from_to(losses, 'diverged')}.", height=0.6 + 1.25 * rows)
+    for axes, (name, ys) in zip(_panels(picture, rows, columns, len(losses)), losses.items(), strict=True):
         axes.plot(ys, "-")
         axes.set(xticks=[], yticks=[], ylim=(0, None))
         axes.set_title(name, fontsize=13)
-    for axes in panels.flat[len(losses) :]:
-        axes.set_visible(False)
     headline(picture, title)
     return picture
+
+
+def _panels(picture, rows, columns, count, **sharing):
+    """The first ``count`` of so many panels; the others stay empty."""
+    panels = picture.subplots(rows, columns, squeeze=False, **sharing).ravel()
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return panels[:count]
 
 
 @styled
@@ -109,11 +114,11 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
     finished = {name: {x: y for x, y in tried.items() if y is not None} for name, tried in searches.items()}
     chosen = {name: best(tried, key=tried.get) for name, tried in finished.items()}
     described = "; ".join(f"{name} at {x:g}" for name, x in chosen.items())
-    rows = -(-len(searches) // columns)
+    rows = math.ceil(len(searches) / columns)
     picture = figure(f"{title}. {ylabel} over {xlabel}, best for {described}.", height=0.8 + 2.1 * rows)
-    panels = picture.subplots(rows, columns, sharey=True, squeeze=False)
+    panels = _panels(picture, rows, columns, len(searches), sharey=True)
     top = max(max(tried.values()) for tried in finished.values())
-    for axes, (name, tried) in zip(panels.flat, searches.items(), strict=False):
+    for axes, (name, tried) in zip(panels, searches.items(), strict=True):
         axes.plot(*zip(*finished[name].items(), strict=True), ".-")
         broken = [x for x, y in tried.items() if y is None]
         axes.plot(broken, [top] * len(broken), "X", color="#CC3377", markersize=10)
@@ -125,8 +130,6 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
         axes.set_xticks([min(tried), max(tried)], labels=[f"{min(tried):g}", f"{max(tried):g}"])
         axes.xaxis.minorticks_off()
         axes.margins(0.18, 0.25)
-    for axes in panels.flat[len(searches) :]:
-        axes.set_visible(False)
     picture.supxlabel(xlabel)
     picture.supylabel(ylabel)
     headline(picture, title)
@@ -183,10 +186,7 @@ def _finish_plane(axes, title, xlabel, ylabel, better, base=None, level=None):
         axes.plot(*base, "*", markersize=20, color="black")
         axes.annotate("base", base, (12, 6), textcoords="offset points", weight="bold")
     for name, height in (level or {}).items():
-        axes.axhline(height, **LEVEL)
-        axes.annotate(
-            name, (0.99, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#555555"
-        )
+        mark_level(axes, name, height, x=0.99, ha="right")
     x, y = {"↙": (0.02, 0.03), "↗": (0.98, 0.97)}[better]
     sides = {"ha": "left" if x < 0.5 else "right", "va": "bottom" if y < 0.5 else "top"}
     axes.text(x, y, f"better {better}", transform=axes.transAxes, color="#555555", style="italic", **sides)
@@ -240,7 +240,7 @@ def costs(tasks, title, xlabel, ylabel):
 
 @styled
 def seed_dots(rows, title, xlabel, groups=()):
-    """One row a name, one dot a seed: ``{name: [number, …]}``, the names in bold that are in ``groups``."""
+    """One row a name, one dot a seed: ``{name: [number, …]}``, those in ``groups`` in a colour of their own."""
     described = "; ".join(f"{name} {min(xs):.2f} to {max(xs):.2f}" for name, xs in rows.items())
     picture = figure(f"{title}. {xlabel}: {described}.", height=1.2 + 0.42 * len(rows))
     axes = picture.subplots()

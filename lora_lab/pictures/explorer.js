@@ -135,7 +135,7 @@ async function render({ model, el }) {
     if (!moving.length || matchMedia("(prefers-reduced-motion: reduce)").matches) return repaint();
     const rest = before.artists.filter((_, i) => !moving.some(([j]) => i === j)).flat();
     const start = performance.now();
-    const step = (now) => {
+    const advance = (now) => {
       const t = Math.min(1, (now - start) / 500);
       if (t === 1) return repaint();
       const between = moving.map(([, from, to]) => {
@@ -143,9 +143,9 @@ async function render({ model, el }) {
         return { ...from, clips: [], place };
       });
       paint(canvas, background, model.get("size"), [...rest, ...between]);
-      gliding = requestAnimationFrame(step);
+      gliding = requestAnimationFrame(advance);
     };
-    step(start);
+    advance(start);
   }
 
   function repaint() {
@@ -168,21 +168,21 @@ async function render({ model, el }) {
     canvas.after(told);
     canvas.tabIndex = 0;
     canvas.dataset.lmSuppressShortcuts = "true";
-    const touch = (cell) => {
+    const point = (cell) => {
       if (!shown || cell?.join() === cursor?.join()) return;
       cursor = cell;
       repaint();
     };
     canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => {
       const scale = model.get("size")[0] / canvas.clientWidth;
-      touch(cellAt(factors(), offsetX * scale, offsetY * scale));
+      point(cellAt(factors(), offsetX * scale, offsetY * scale));
     });
-    for (const event of ["pointerleave", "blur"]) canvas.addEventListener(event, () => touch(null));
+    for (const event of ["pointerleave", "blur"]) canvas.addEventListener(event, () => point(null));
     canvas.addEventListener("keydown", (event) => {
       const cell = event.key === "Escape" ? null : step(factors(), cursor, event.key);
       if (cell === undefined) return;
       event.preventDefault();
-      touch(cell);
+      point(cell);
     });
   }
 

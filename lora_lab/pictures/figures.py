@@ -100,6 +100,12 @@ def headline(picture, title):
     picture.suptitle(title, x=0.01, ha="left", weight="bold")
 
 
+def mark_level(axes, name, height, x=0.01, **sides):
+    """A dashed line across, to compare with, and its name, so far along it as ``x`` says from 0 to 1."""
+    axes.axhline(height, **LEVEL)
+    axes.annotate(name, (x, height), xycoords=("axes fraction", "data"), color="#555555", **{"va": "bottom"} | sides)
+
+
 def legend_beside(axes):
     """The legend at the right of the axes, where it hides no line."""
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -108,14 +114,18 @@ def legend_beside(axes):
 @styled
 def draw_matrix(axes, matrix, kind, label=None, limit=None):
     """Draw an (m, n) matrix as a matrix into axes: a cell a number, in the colours of its kind; return the image."""
-    limit = limit or limit_of(matrix)
-    image = axes.imshow(matrix.detach(), cmap=COLOUR_MAPS[kind], vmin=-limit, vmax=limit, aspect="equal")
+    image = _cells(axes, matrix, kind, limit, aspect="equal")
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set(visible=True, color=COLOURS[kind], linewidth=2)
     if label:
         axes.set_xlabel(label, color=INKS[kind], fontweight="bold")
     return image
+
+
+def _cells(axes, matrix, kind, limit, **where):
+    limit = limit or limit_of(matrix)
+    return axes.imshow(matrix.detach(), cmap=COLOUR_MAPS[kind], vmin=-limit, vmax=limit, **where)
 
 
 def limit_of(matrix):
@@ -129,13 +139,17 @@ def sheet(axes, width, height):
     axes.set(xlim=(-0.5, width + 0.5), ylim=(height + 0.5, -0.5), aspect="equal")
 
 
+def extent_of(matrix, left, top):
+    """Where an (m, n) matrix lies on a sheet, as ``imshow`` takes it, its upper left corner there."""
+    m, n = matrix.shape
+    return left, left + n, top + m, top
+
+
 def lay(axes, matrix, kind, left, top, label="", limit=None):
     """Lay an (m, n) matrix on a sheet, its upper left corner there, its label below; return its image and its frame."""
-    m, n = matrix.shape
-    place = (left, left + n, top + m, top)
-    limit, view = limit or limit_of(matrix), axes.axis()  # imshow would look at nothing but this image
-    image = axes.imshow(matrix.detach(), cmap=COLOUR_MAPS[kind], vmin=-limit, vmax=limit, extent=place)
-    axes.axis(view)
+    (m, n), view = matrix.shape, axes.axis()
+    image = _cells(axes, matrix, kind, limit, extent=extent_of(matrix, left, top))
+    axes.axis(view)  # imshow looks at nothing but its image
     frame = axes.add_patch(Rectangle((left, top), n, m, fill=False, edgecolor=COLOURS[kind], linewidth=2))
     style = {"ha": "center", "color": INKS[kind], "fontweight": "bold", "linespacing": 1.25}
     axes.annotate(label, (left + n / 2, top + m), (0, -6), textcoords="offset points", va="top", **style)

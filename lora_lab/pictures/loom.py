@@ -13,7 +13,7 @@ from ..layer import LinearWithLoRA
 from ..material.data import create_planted_task
 from ..training import set_seed
 from .explorer import Explorer
-from .figures import COLOURS, INKS, LEVEL, figure, lay, sheet, styled
+from .figures import COLOURS, INKS, LEVEL, extent_of, figure, lay, sheet, styled
 
 SIZE = 24  # of W: so many inputs, so many outputs
 STOPS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 56, 63, 70, 80, 90, 100]
@@ -107,11 +107,11 @@ def loom(ranks=range(1, 6), **start):
         left = corner - gap - rank
         _put(images["A"], frames["A"], now.A, left, corner)
         _put(images["B"], frames["B"], now.B, corner, left)
-        images["ΔW"].set(data=delta, extent=_extent(delta, places[merged], corner))
+        images["ΔW"].set(data=delta, extent=extent_of(delta, places[merged], corner))
         images["W"].set_data(weight + delta * merged)
         images["missing"].set_data(task.delta - delta)
+        strongest = max(max(stop.pull_A, stop.pull_B) for stop in stops) or 1.0
         for name, pull in (("A", now.pull_A), ("B", now.pull_B)):
-            strongest = max(max(stop.pull_A, stop.pull_B) for stop in stops) or 1.0
             frames[name].set(linewidth=1 + 3.5 * (pull / strongest) ** 0.5, alpha=1 if pull else 0.4)
         labels["A"].set_position((left + rank / 2, corner + SIZE + 2))
         labels["B"].set_position((corner - 1.5, left + rank / 2))
@@ -149,19 +149,15 @@ def loom(ranks=range(1, 6), **start):
     )
 
 
-def _extent(matrix, left, top):
-    m, n = matrix.shape
-    return left, left + n, top + m, top
-
-
 def _put(image, frame, matrix, left, top):
-    image.set(data=matrix, extent=_extent(matrix, left, top))
+    image.set(data=matrix, extent=extent_of(matrix, left, top))
     frame.set(xy=(left, top), width=matrix.shape[1], height=matrix.shape[0])
 
 
 def _pulled(stop):
     """Who gets a gradient, in words."""
-    pulled = [name for name, pull in (("A", stop.pull_A), ("B", stop.pull_B)) if pull]
-    return {0: "Neither A nor B gets a gradient.", 1: f"Only {pulled[0] if pulled else ''} gets a gradient."}.get(
-        len(pulled), "Both A and B get a gradient."
-    )
+    if stop.pull_A and stop.pull_B:
+        return "Both A and B get a gradient."
+    if stop.pull_A or stop.pull_B:
+        return f"Only {'A' if stop.pull_A else 'B'} gets a gradient."
+    return "Neither A nor B gets a gradient."

@@ -17,7 +17,7 @@ from ..layer import LinearWithLoRA
 from ..training import accuracy, evaluate, set_seed, train_model
 from .charts import heat_cells
 from .explorer import Explorer
-from .figures import COLOURS, LEVEL, MARKERS, WIDTH, bare, draw_matrix, figure, styled
+from .figures import COLOURS, LEVEL, MARKERS, WIDTH, bare, draw_matrix, figure, mark_level, styled
 from .matrices import mosaic
 
 
@@ -74,9 +74,8 @@ def training_explorer(task, ranks=None, steps=100, told=True):
     chart.text(1, floor * 0.8, "noise floor", va="top", color="#555555")
     chart.set(title="Loss, step by step", yscale="log", ylim=(0.003, 20), xlim=(0, steps))
     caption = chart.text(0.98, 0.95, "", ha="right", va="top", weight="bold", transform=chart.transAxes)
-    limit = task.delta.abs().quantile(0.98).item()
-    image = draw_matrix(learned, task.delta, "ΔW", "ΔW learned", limit)
-    left = draw_matrix(missing, task.delta, "ΔW", "still missing", limit)
+    image = draw_matrix(learned, task.delta, "ΔW", "ΔW learned")
+    left = draw_matrix(missing, task.delta, "ΔW", "still missing")
     places, planted = range(1, max(ranks) + 1), spectrum(task.delta)[: max(ranks)]
     if told:
         threads.bar(places, planted, fill=False, edgecolor="#444444", linewidth=1.5)
@@ -165,8 +164,7 @@ def grid_explorer(runs, floor=None):
     chart.yaxis.set_major_formatter("{x:g}")
     chart.yaxis.set_minor_formatter(NullFormatter())
     if floor:
-        chart.axhline(floor, **LEVEL)
-        chart.annotate("noise floor", (0.02, floor), xycoords=("axes fraction", "data"), va="top", color="#555555")
+        mark_level(chart, "noise floor", floor, x=0.02, va="top")
     habit = [(alphas.index(2 * rank), i) for i, rank in enumerate(ranks) if 2 * rank in alphas]
     table.set_title("Loss at the end")
     if habit:
