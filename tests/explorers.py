@@ -11,6 +11,7 @@ from lora_lab.pictures.figures import figure, styled
 from lora_lab.pictures.loom import loom
 from lora_lab.pictures.sliders import (
     digits_explorer,
+    forgetting_explorer,
     grid_explorer,
     rank_explorer,
     scaling_explorer,
@@ -55,6 +56,12 @@ def writings():
     return {(name, s): f"{name} $x_{s}$ at {s}\n" * 9 for name in ("code", "tales") for s in (0, 0.5, 1.0)}
 
 
+def trained():
+    """Two methods at two rates and two strengths, with what they write."""
+    keys = [(m, r, s) for m in ("r4", "full") for r in ("gentle", "bold") for s in (1, 0.5)]
+    return {key: (1.5 / (i + 1), 1.3 + i, f"{key[0]} writes\nat {key[2]}") for i, key in enumerate(keys)}
+
+
 def surprising():
     """Two lines of eight letters, the one the model surprises least first."""
     return {("alphabet", s): ("abcdefg\nhijklmno", [s + i / 4 for i in range(16)]) for s in (0.0, 0.5, 1.0)}
@@ -69,6 +76,7 @@ EXPLORERS = {
     "digits": lambda: digits_explorer(digit_runs(), digit_tasks()),
     "strength": lambda: strength_explorer(*adapted_digits(), digit_tasks()),
     "writing": lambda: writing_explorer(writings(), {key: [1 + key[1], 2 - key[1]] for key in writings()}),
+    "forgetting": lambda: forgetting_explorer(trained(), (2.5, 1.2, "home")),
     "similarity": lambda: similarity_explorer({"one": torch.rand(3, 5), "two": torch.rand(3, 5)}, 9, "few", "many"),
     "grid": lambda: grid_explorer({(r, a): [1.0, 1 / (r + a)] for r in (1, 2, 4) for a in (1, 2)}),
 }

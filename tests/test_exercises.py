@@ -121,6 +121,11 @@ RIGHT_IN_ANOTHER_WAY = [
     ("part_06.add_adapters", lambda A1, B1, A2, B2: [torch.hstack([A2, A1]), torch.vstack([B2, B1])]),
     ("part_07.startup_difference", lambda m, p, X: (m(X) - p(X)).detach().numpy().__abs__().max()),
     ("part_07.not_held", lambda m, o: (n for n, p in m.named_parameters() if p.requires_grad and not held(p, o))),
+    ("part_10.not_beaten", lambda ps: [p for p in ps if all(q == p or q[0] > p[0] or q[1] > p[1] for q in ps)]),
+    (
+        "part_10.divergence",
+        lambda p, q: torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum") / p[..., 0].numel(),
+    ),
     ("part_03.knowing_nothing", lambda y: y.var(dim=0, correction=0).mean().item()),
 ]
 

@@ -22,6 +22,7 @@ from lora_lab.pictures.charts import (
     ledger_bars,
     marks,
     plane,
+    predictors,
     seed_dots,
     small_curves,
     twin_curves,
@@ -247,6 +248,10 @@ def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
             "easy: 1 91, 2 96, full 98",
         ),
         (lambda: seed_dots({"one": [1.0, 1.2], "two": [0.5]}, "D", "loss", ("two",)), "one 1.00 to 1.20; two 0.50 to"),
+        (
+            lambda: predictors({"far: 0.1": {"a": [(1, 2)]}, "KL: 0.9": {"a": [(3, 2)]}}, "K", "old"),
+            "old over: far: 0.1; KL",
+        ),
         (lambda: marks({1: [True, False], 2: [False, False]}, ["a", "b"], "M"), "1: a; 2: none"),
         (lambda: twin_curves([float("nan")] * 2, [2.0, 1.0], "P"), "nowhere: it diverged; healthy from 2 to 1"),
         (lambda: product_picture(torch.ones(3, 1), torch.ones(1, 4), "P"), "A, 3 by 1, at the left, B, 1 by 4, above"),

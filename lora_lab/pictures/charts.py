@@ -150,7 +150,7 @@ def plane(groups, title, xlabel, ylabel, better, base=None, level=None):
     for marker, (name, points) in zip(cycle(MARKERS), groups.items(), strict=False):
         (dots,) = axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85)
         ends[name] = max(x for x, _ in points), centres[name][1], dots.get_color()
-    _finish_plane(axes, title, xlabel, ylabel, better, base, level)
+    finish_plane(axes, title, xlabel, ylabel, better, base, level)
     _label_beside(axes, ends)
     return picture
 
@@ -175,12 +175,28 @@ def frontier(paths, title, xlabel, ylabel, better, base=None):
             f"{dials[half]:g}", (xs[half], ys[half]), (6, 6), textcoords="offset points", color=line.get_color()
         )
         ends[f"{name} at {dials[-1]:g}"] = xs[-1], ys[-1], line.get_color()
-    _finish_plane(axes, title, xlabel, ylabel, better, base)
+    finish_plane(axes, title, xlabel, ylabel, better, base)
     _label_beside(axes, ends)
     return picture
 
 
-def _finish_plane(axes, title, xlabel, ylabel, better, base=None, level=None):
+@styled
+def predictors(measures, title, ylabel):
+    """One score over several measures side by side: ``{heading: {name: [(x, y), …]}}``, all with the same names."""
+    picture = figure(f"{title}. {ylabel} over: {'; '.join(measures)}.", height=3.7)
+    panels = picture.subplots(1, len(measures), sharey=True)
+    for axes, (heading, groups) in zip(panels, measures.items(), strict=True):
+        for marker, (name, points) in zip(cycle(MARKERS), groups.items(), strict=False):
+            axes.plot(*zip(*points, strict=True), marker, markersize=7, alpha=0.7, label=name)
+        axes.set_title(heading, fontsize=13)
+    panels[0].set_ylabel(ylabel)
+    handles, labels = panels[0].get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    headline(picture, title)
+    return picture
+
+
+def finish_plane(axes, title, xlabel, ylabel, better, base=None, level=None):
     """What every plane of two scores has: where all began, which corner is better, a line to compare with."""
     if base:
         axes.plot(*base, "*", markersize=20, color="black")

@@ -15,9 +15,9 @@ from ..anatomy import spectrum
 from ..checks import SCALINGS
 from ..layer import LinearWithLoRA
 from ..training import accuracy, evaluate, set_seed, train_model
-from .charts import heat_cells
+from .charts import finish_plane, heat_cells
 from .explorer import Explorer
-from .figures import COLOURS, LEVEL, MARKERS, WIDTH, bare, draw_matrix, figure, mark_level, styled
+from .figures import COLOURS, INKS, LEVEL, MARKERS, WIDTH, bare, draw_matrix, figure, mark_level, styled
 from .matrices import mosaic
 
 
@@ -318,17 +318,13 @@ def writing_explorer(written, losses):
     moving, move = _new_and_old(
         chart, dial, "strength", "its own kind of text", "the old prose", "loss, nats per character", (0, highest)
     )
-    page.axis("off")
-    heading = page.set_title("x")
-    text = page.text(0, 0.94, "", va="top", family="monospace", fontsize=13, linespacing=1.5, parse_math=False)
+    heading, text, write = _page(page)
 
     def update(adapter, strength):
         own, old = zip(*(losses[adapter, s] for s in dial), strict=True)
         move((own, old), strength, losses[adapter, strength])
-        lines = written[adapter, strength].splitlines()
-        rows = [row for line in lines for row in textwrap.wrap(line, 42) or [""]]
-        text.set_text("\n".join(rows[:9]))
         heading.set_text(f"{adapter}, strength {strength:g}")
+        write(written[adapter, strength])
         return [*moving, text, heading]
 
     def alt(adapter, strength):
@@ -340,6 +336,55 @@ def writing_explorer(written, losses):
 
     full = min(dial, key=lambda strength: abs(strength - 1))
     return Explorer(picture, update, alt, adapter=adapters, strength=dial, start={"strength": full})
+
+
+def _page(axes, lines=9, columns=42):
+    """Axes as a page of typescript: ``(heading, text, write)``; ``write(text)`` sets the first lines of a text."""
+    axes.axis("off")
+    text = axes.text(0, 0.94, "", va="top", family="monospace", fontsize=13, linespacing=1.5, parse_math=False)
+
+    def write(content):
+        rows = [row for line in content.splitlines() for row in textwrap.wrap(line, columns) or [""]]
+        text.set_text("\n".join(rows[:lines]))
+
+    return axes.set_title("x"), text, write
+
+
+@styled
+def forgetting_explorer(trainings, base):
+    """What trainings have learned and forgotten, and what they write.
+
+    ``trainings`` is ``{(method, rate, strength): (loss on the new text, loss on the old, text)}``, where ``rate`` is a
+    name that all methods share, and ``base`` is ``(new, old, text)``, strength 0 of each.
+    """
+    methods, rates, dial = (list(dict.fromkeys(key[i] for key in trainings)) for i in range(3))
+    dial = sorted({0, *dial})
+    points = trainings | {(method, rate, 0): base for method in methods for rate in rates}
+    picture = figure("", height=4.2)
+    plane, page = picture.subplots(1, 2, width_ratios=[1.15, 1])
+    plane.plot(*zip(*(point[:2] for point in points.values()), strict=True), ".", color="#BBBBBB", markersize=6)
+    (path,) = plane.plot(dial, dial, color=INKS["ΔW"], marker=".", markersize=9)
+    (here,) = plane.plot([0], [0], "o", color=INKS["ΔW"], markersize=15)
+    finish_plane(plane, "", "loss on the new text", "loss on the old text", "↙", base[:2])
+    heading, text, write = _page(page, lines=10, columns=36)
+
+    def update(method, rate, strength):
+        path.set_data(*zip(*(points[method, rate, s][:2] for s in dial), strict=True))
+        new, old, content = points[method, rate, strength]
+        here.set_data([new], [old])
+        heading.set_text(f"new {new:.2f}, old {old:.2f}")
+        write(content)
+        return [path, here, heading, text]
+
+    def alt(method, rate, strength):
+        new, old, content = points[method, rate, strength]
+        return (
+            f"{method}, {rate} rate, at strength {strength:g}: loss {new:.2f} on the new text and {old:.2f} on the "
+            f"old. It writes: {' '.join(content.split())}"
+        )
+
+    start = {"method": methods[-1], "rate": rates[len(rates) // 2], "strength": dial[-1]}
+    return Explorer(picture, update, alt, method=methods, rate=rates, strength=dial, start=start)
 
 
 @styled

@@ -1,0 +1,174 @@
+"""The exercises of notebook 10."""
+
+import torch
+from torch.nn import functional as F
+
+from .engine import Exercise
+
+
+def not_beaten(points):
+    def beats(one, other):
+        return one != other and one[0] <= other[0] and one[1] <= other[1]
+
+    return [point for point in points if not any(beats(other, point) for other in points)]
+
+
+def _lower(points, beats):
+    """The points that no other one beats, by another idea of what that means."""
+    return [point for point in points if not any(beats(other, point) for other in points if other != point)]
+
+
+not_beaten = Exercise(
+    title="Who is not beaten?",
+    reference=not_beaten,
+    cases=[
+        ([(1.5, 1.3), (1.2, 1.6), (1.4, 1.7), (1.1, 3.0), (1.6, 1.3)],),
+        ([(2.0, 1.0), (1.0, 2.0), (1.0, 2.0), (1.0, 2.5), (1.8, 1.9), (1.3, 1.5)],),
+        ([(1.4, 2.2), (1.3, 2.1)],),
+        ([(1.2, 1.2)],),
+        ([],),
+    ],
+    hints=[
+        "Take one point. Which other point would make it pointless to choose this one? Say it with both losses.",
+        "A point is beaten if some other one is at least as low in both losses, and not the same in both.",
+        "[p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]",
+    ],
+    misconceptions=[
+        (
+            lambda points: _lower(points, lambda q, p: q[0] < p[0] and q[1] < p[1]),
+            "A point that is level on one loss and worse on the other is beaten, too: compare with <=, and leave out equal points.",
+        ),
+        (
+            lambda points: _lower(points, lambda q, p: q[0] < p[0] or q[1] < p[1]),
+            "That drops a point as soon as another is better at one thing. It is beaten if another is at least as good at both: and.",
+        ),
+        (
+            lambda points: [p for p in points if not any(q[0] <= p[0] and q[1] <= p[1] for q in points)],
+            "Each point is at least as good as itself, so that leaves nobody. Compare with points that differ.",
+        ),
+        (
+            lambda points: _lower(points, lambda q, p: q[0] >= p[0] and q[1] >= p[1]),
+            "Those are the ones that no other is worse than. These are losses: lower is better.",
+        ),
+        (
+            lambda points: [p for p in points if p not in _lower(points, lambda q, p: q[0] <= p[0] and q[1] <= p[1])],
+            "Those are the beaten ones. Asked for are the others.",
+        ),
+        (
+            lambda points: [p for p in points if sum(p) == min(map(sum, points))],
+            "The lowest sum is one way to choose, and it says that a nat here is worth a nat there. Keep every point that is beaten by nobody.",
+        ),
+        (
+            lambda points: [min(points)] if points else [],
+            "That is the one that learned most. Those that learned less and forgot less are not beaten by it.",
+        ),
+        (
+            lambda points: [min(points, key=lambda p: p[1])] if points else [],
+            "That is the one that forgot least. Those that learned more are not beaten by it.",
+        ),
+        (
+            lambda points: [min(points), min(points, key=lambda p: p[1])] if points else [],
+            "Those are the two ends. Between them, too, there are points that nobody beats.",
+        ),
+        (
+            lambda points: sorted(set(_lower(points, lambda q, p: q[0] <= p[0] and q[1] <= p[1]))),
+            "Keep the points as they come: in their order, and one that stands there twice, twice.",
+        ),
+        (
+            lambda points: sorted(_lower(points, lambda q, p: q[0] <= p[0] and q[1] <= p[1])),
+            "The right points in another order. Keep the order in which they come.",
+        ),
+        (
+            lambda points: [
+                i for i, p in enumerate(points) if p in _lower(points, lambda q, r: q[0] <= r[0] and q[1] <= r[1])
+            ],
+            "Those are their places in the list. Return the points themselves.",
+        ),
+    ],
+    praise="Such points are called Pareto-optimal. To choose among them is a matter of what you need, and not of measuring.",
+)
+
+
+def divergence(now, before):
+    return (now.exp() * (now - before)).sum(-1).mean()
+
+
+def _answers(*shape, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(*shape, generator=random)).log_softmax(-1)
+
+
+divergence = Exercise(
+    title="How differently does it answer?",
+    reference=divergence,
+    cases=[
+        (_answers(2, 3, 5), _answers(2, 3, 5, seed=1)),
+        (_answers(4, 7, seed=2), _answers(4, 7, seed=3)),
+        (_answers(1, 2, 4, seed=4), _answers(1, 2, 4, seed=4)),
+    ],
+    observe=lambda answer, *case: float(answer(*case)),
+    hints=[
+        "At one place: for each character, how much likelier has it become, now − before? The mean of that, each character weighted by its probability now.",
+        "now holds logarithms, so the probabilities are now.exp(). Sum over the characters, the last dimension; then the mean over all places.",
+        "(now.exp() * (now - before)).sum(-1).mean()",
+    ],
+    misconceptions=[
+        (
+            lambda now, before: (before.exp() * (before - now)).sum(-1).mean(),
+            "That is KL(before ‖ now): a surprise weighted by the old probabilities. Weigh by the new ones.",
+        ),
+        (
+            lambda now, before: F.kl_div(now, before, log_target=True, reduction="none").mean(),
+            "F.kl_div(a, b) is KL(b ‖ a), and its mean goes over characters, too. Write the formula out.",
+        ),
+        (
+            lambda now, before: (now.exp() * (now - before)).mean(),
+            "The mean goes over characters as well, as that of F.kl_div does. Sum over the characters, sum(-1), and take the mean over places.",
+        ),
+        (
+            lambda now, before: (now.exp() * (now - before)).sum(),
+            "That grows with the length of the text. Take the mean over places.",
+        ),
+        (
+            lambda now, before: (now * (now - before)).sum(-1).mean(),
+            "The weights are logarithms there. Probabilities are now.exp().",
+        ),
+        (
+            lambda now, before: (now - before).sum(-1).mean(),
+            "All characters count alike there, the impossible ones, too. Weigh each by its probability now.",
+        ),
+        (
+            lambda now, before: (now - before).mean(),
+            "All characters count alike there, the impossible ones, too. Weigh each by its probability now, and sum over them.",
+        ),
+        (
+            lambda now, before: (now.exp() - before.exp()).abs().sum(-1).mean(),
+            "That is the distance of the probabilities, a measure of its own. KL takes the difference of their logarithms, weighted.",
+        ),
+        (
+            lambda now, before: (now.exp() * (before - now)).sum(-1).mean(),
+            "The sign is turned: it is now − before. KL is never below zero.",
+        ),
+        (
+            lambda now, before: (before.exp() * (now - before)).sum(-1).mean(),
+            "Weighted by the old probabilities that is minus KL(before ‖ now). Weigh by the new ones.",
+        ),
+        (
+            lambda now, before: (now.exp() * (now - before).abs()).sum(-1).mean(),
+            "No abs(): what has become less likely counts negative. The sum is never below zero all the same.",
+        ),
+        (
+            lambda now, before: (now.exp() * (now.exp() / before.exp())).sum(-1).mean(),
+            "The logarithm of the ratio is missing: log(p / q) is now − before.",
+        ),
+        (
+            lambda now, before: -(now.exp() * now).sum(-1).mean(),
+            "That is the entropy of the new answers; the old ones play no part in it.",
+        ),
+        (
+            lambda now, before: -(now.exp() * before).sum(-1).mean(),
+            "That is the cross-entropy. Take the entropy away: it is now − before, not before alone.",
+        ),
+    ],
+    praise="It is zero where nothing has changed, and needs no right answers: it can be measured on any text.",
+)

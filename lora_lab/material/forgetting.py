@@ -1,0 +1,245 @@
+"""How notebook 10's trainings were made: ``python -m lora_lab.material.forgetting``, hours; or a part, as ``… batch``.
+
+TinyGPT learns Unicode's names, and what it has learned and what it has forgotten is written down as soon as a training
+ends: an interrupted part goes on where it stopped. Of the part ``rates``, the models of seed 0 are kept as well.
+"""
+
+import argparse
+import copy
+import json
+
+import safetensors.torch
+import torch
+
+from ..adapt import merge_lora, remove_lora, replace_linear_with_lora
+from ..adapter_file import load_adapter, save_adapter
+from ..training import default_loss, mode, set_seed, train_model
+from .finetune import PLACES
+from .models import ALPHABET, WEIGHTS, TinyGPT, windows
+from .texts import held_out, python_prose, split_by_file, tales, unicode_names
+
+FORGETTING = WEIGHTS / "forgetting"
+RANKS, SEEDS = (1, 4, 16), (0, 1, 2)
+# Full fine-tuning, which has no rank, wants rates some ten times lower.
+RATES = {**dict.fromkeys(RANKS, (0.001, 0.003, 0.01, 0.03)), None: (0.0001, 0.0003, 0.001, 0.003)}
+STRENGTHS = (0.25, 0.5, 0.75)
+_FINE = 2.0**10  # a change of weights, times this, is in the middle of what eight bits can hold
+
+
+def contender(rank):
+    """How LoRA of a rank, in all matrices of the blocks, is called here, and full fine-tuning (None)."""
+    return f"r{rank}" if rank else "full"
+
+
+def record(part):
+    """What was measured in a part: a dictionary for each training, number of steps and strength.
+
+    It holds the training's options ("rank", "rate", "seed", …), the losses on the yardsticks ("names", "prose", …), the
+    KL divergences from the base ("KL names", …), the "distance" from it, and what the model "writes".
+    """
+    options = trainings(part)
+    return [
+        {"method": contender(options[name]["rank"]), **options[name], **point}
+        for name, points in _written(part).items()
+        for point in points
+    ]
+
+
+def tuned(rank, rate):
+    """A plain TinyGPT, trained on names in 300 steps with this rank and rate, seed 0; rank None is full fine-tuning."""
+    model, place = TinyGPT.pretrained(), _place(rank, rate)
+    if rank:
+        load_adapter(model, place)
+        return _plain(model)
+    change = safetensors.torch.load_file(place)
+    return _moved(model, {name: value.float() / _FINE for name, value in change.items()})
+
+
+def part_of_the_way(model, strength):
+    """The plain TinyGPT whose weights lie this far on the way from the base's to the model's; 0 is the base."""
+    base = TinyGPT.pretrained()
+    change = {name: value - base.get_parameter(name) for name, value in model.named_parameters()}
+    return _moved(base, {name: strength * value.detach() for name, value in change.items()})
+
+
+def yardsticks():
+    """Texts that models are measured on and never trained on: ``{kind: pieces}``, some 5,800 characters of each kind.
+
+    Rates are chosen on "choice", names as well; what is learned is read from "names", what is forgotten from "prose".
+    """
+    _, choice, _ = split_by_file(unicode_names(), validation=True)
+    texts = {"choice": (choice, 6), "names": (held_out("names"), 6), "prose": (held_out("prose"), 2)}
+    return {kind: yardstick(text, every=every) for kind, (text, every) in texts.items()}
+
+
+def yardstick(text, length=128, every=1):
+    """Some pieces of a text, X and y (n, length), and the base's answers to them, (n, length, 96)."""
+    X, y = (half[::every] for half in windows(text, length))
+    return X, y, answers(TinyGPT.pretrained(), X)
+
+
+def answers(model, X):
+    """The logarithms of all probabilities that a model gives on X (n, length): (n, length, 96)."""
+    with torch.no_grad(), mode(False, model):
+        return model(X).log_softmax(-1)
+
+
+def measure(model, X, y, before):
+    """Mean loss on pieces of text X, y (n, length), and KL(model ‖ base), the base's answers being ``before``."""
+    now = answers(model, X)
+    return default_loss(now, y).item(), (now.exp() * (now - before)).sum(-1).mean().item()
+
+
+def distance(model, base):
+    """How far the weights are from the base's: the root of the sum of all squared differences."""
+    pairs = zip(model.parameters(), base.parameters(), strict=True)
+    return sum((new.detach() - old).square().sum() for new, old in pairs).sqrt().item()
+
+
+def train(text, rank, rate, *, alpha=None, seed=0, batch=16, pieces=4800, length=64, old=None, share=0.0, stages=1):
+    """Train TinyGPT on pieces of a text, a share of them from the old text; yield ``(steps, model)`` after each stage.
+
+    LoRA of the rank in all matrices of the blocks, or with None all weights; one Adam throughout.
+    """
+    set_seed(seed)
+    model = TinyGPT.pretrained()
+    if rank:
+        replace_linear_with_lora(model, rank, alpha, targets=PLACES["everywhere"])
+    X, y = windows(text, length, n=pieces, seed=seed)
+    if share:
+        for new, kept in zip((X, y), windows(old, length, n=round(share * pieces), seed=seed), strict=True):
+            new[torch.linspace(0, pieces - 1, len(kept)).long()] = kept  # evenly among the new ones
+    adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate, fused=True)
+    parts = zip(X.chunk(stages), y.chunk(stages), strict=True)
+    for stage, part in enumerate(parts, 1):
+        train_model(model, *part, epochs=1, batch_size=batch, lr=rate, optimizer=lambda *_, **__: adam, seed=seed)
+        yield stage * pieces // stages // batch, model
+
+
+def random_letters(length):
+    """Letters drawn by lot, of which nothing can be learned but they themselves: log 26 = 3.26 nats each."""
+    drawn = torch.randint(26, (length,), generator=torch.Generator().manual_seed(0))
+    return "".join(ALPHABET[ALPHABET.index("a") + letter] for letter in drawn.tolist())
+
+
+def trainings(part):
+    """The trainings of a part: ``{name: options of train}``."""
+    both, slower = (16, None), {16: 1, None: 10}
+    if part == "rates":
+        grid = [(k, lr, seed) for seed in SEEDS for k in RATES for lr in RATES[k]]
+        return {
+            f"{contender(k)} {lr} seed {seed}": {"rank": k, "rate": lr, "seed": seed, "stages": 3}
+            for k, lr, seed in grid
+        }
+    if part == "tales":
+        return {f"{contender(k)} {lr}": {"rank": k, "rate": lr} for k in both for lr in RATES[k][:3]}
+    if part == "alpha":  # a scale of 16 / r, as in the study of Thinking Machines, and not of 1
+        grid = [(k, lr) for k in (1, 4) for lr in (0.0003, 0.001, 0.003, 0.01)]
+        return {f"{contender(k)} {lr}": {"rank": k, "rate": lr, "alpha": 16} for k, lr in grid}
+    if part == "batch":
+        sizes = {4: (0.0003, 0.001, 0.003, 0.01), 64: (0.003, 0.01, 0.03)}
+        grid = [(k, size, lr / slower[k]) for k in both for size, rates in sizes.items() for lr in rates]
+        return {f"{contender(k)} {size} {lr:g}": {"rank": k, "rate": lr, "batch": size} for k, size, lr in grid}
+    if part == "mixing":
+        grid = [(k, lr, s) for k, lr in ((16, 0.003), (None, 0.0003), (None, 0.001)) for s in (0.0, 0.1, 0.3)]
+        return {f"{contender(k)} {lr} {share}": {"rank": k, "rate": lr, "share": share} for k, lr, share in grid}
+    if part == "capacity":
+        rates = {1: (0.01, 0.003), 4: (0.01, 0.003), 16: (0.003, 0.001), None: (0.001, 0.0003)}
+        grid = [(k, lr, letters) for letters in (1000, 4000, 16000) for k in rates for lr in rates[k]]
+        return {
+            f"{contender(k)} {lr} {letters}": {"rank": k, "rate": lr, "pieces": 6400, "letters": letters}
+            for k, lr, letters in grid
+        }
+    raise ValueError(f"there is no part {part!r}")
+
+
+PARTS = ("rates", "tales", "alpha", "batch", "mixing", "capacity")
+
+
+def make(part):
+    """Train what a part still lacks, and write each down."""
+    from tqdm.auto import tqdm
+
+    FORGETTING.mkdir(exist_ok=True)
+    done, base = _written(part), TinyGPT.pretrained()
+    text = split_by_file(tales())[0] if part == "tales" else split_by_file(unicode_names(), validation=True)[0]
+    old = split_by_file(python_prose())[0] if part == "mixing" else None
+    tests = yardsticks()
+    if part == "tales":
+        tests["names"] = tests["choice"] = yardstick(held_out("tales"), every=15)
+    todo = {name: options for name, options in trainings(part).items() if name not in done}
+    for name, options in tqdm(todo.items(), desc=part):
+        points = []
+        if "letters" in options:
+            text = random_letters(options.pop("letters"))
+            tests = {"names": yardstick(text, 64)}
+        for steps, model in train(text, **options, old=old):
+            plain = _plain(model) if options["rank"] else model
+            points.append({"steps": steps, "strength": 1} | _point(plain, base, tests))
+        if part == "rates":
+            if options["seed"] == 0 and options["rate"] != RATES[options["rank"]][-1]:  # the boldest is no use
+                _keep(model, options["rank"], options["rate"])
+            for strength in STRENGTHS:
+                way = part_of_the_way(plain, strength)
+                points.append({"steps": steps, "strength": strength} | _point(way, base, tests))
+        done[name] = points
+        (FORGETTING / f"{part}.json").write_text(json.dumps(done, indent=1))
+
+
+def _written(part):
+    """What a part's file holds so far: ``{name: [point, …]}``."""
+    file = FORGETTING / f"{part}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _point(model, base, tests):
+    """Everything that is written down about one model."""
+    found = {kind: measure(model, *test) for kind, test in tests.items()}
+    point = {kind: round(loss, 4) for kind, (loss, _) in found.items()}
+    point |= {f"KL {kind}": round(kl, 4) for kind, (_, kl) in found.items()}
+    return point | {"distance": round(distance(model, base), 2), "writes": model.write("The ", 110)}
+
+
+def _plain(model):
+    """A copy with LoRA merged into the weights, as a TinyGPT."""
+    model = copy.deepcopy(model)
+    merge_lora(model)
+    remove_lora(model)
+    return model
+
+
+def _moved(base, change):
+    """The base with its weights moved by a change."""
+    with torch.no_grad():
+        for name, value in change.items():
+            base.get_parameter(name).add_(value)
+    return base
+
+
+def _place(rank, rate):
+    """Where a model of seed 0 is kept: an adapter's folder, or the file of full fine-tuning's change."""
+    return FORGETTING / f"{contender(rank)}-{rate}{'' if rank else '.safetensors'}"
+
+
+def _keep(model, rank, rate):
+    """Ship a model small: an adapter in half precision, full fine-tuning as the weights' change in eight bits."""
+    place = _place(rank, rate)
+    if rank:
+        return save_adapter(copy.deepcopy(model).half(), place)
+    base = dict(TinyGPT.pretrained().named_parameters())
+    change = {name: (value - base[name]).detach() * _FINE for name, value in model.named_parameters()}
+    small = {name: value.to(torch.float8_e4m3fn) for name, value in change.items()}
+    safetensors.torch.save_file(small, place)
+
+
+def main():
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m lora_lab.material.forgetting", description=__doc__)
+    parser.add_argument("part", choices=PARTS, nargs="?", help="one part; all of them when left out")
+    part = parser.parse_args().part
+    for each in [part] if part else PARTS:
+        make(each)
+
+
+if __name__ == "__main__":
+    main()
