@@ -325,7 +325,7 @@ def test_a_misconception_is_recognised_only_where_every_case_agrees_with_it():
 def test_what_an_answer_returns_is_named_where_it_cant_even_be_observed():
     exercise = Exercise("t", lambda: [1], ["h"], [], observe=lambda answer: sum(answer()))
     assert exercise.check(lambda: print(end="")).text.startswith("It returns nothing; is the return missing?")
-    assert exercise.check(lambda: 7).text == "It returns 7, which is not what is asked for"
+    assert exercise.check(lambda: 7).text == "It returns 7, and a list of 1 is asked for"
 
 
 def test_a_card_shows_code_and_text_as_they_are_in_html_and_in_plain_text():
@@ -345,3 +345,89 @@ def test_a_card_links_where_a_bug_was_met_and_folds_the_choices():
 def test_the_clinic_shows_what_was_done_and_not_what_we_call_it():
     card = PATIENTS[0].reveal()
     assert "sick" not in card.code and "cured" not in card.code and "model.requires_grad_(False)" in card.code
+
+
+def doubled(known=(), hints=("first", "second")):
+    return Exercise("t", lambda x: 2 * x, list(hints), list(known), [(torch.arange(3.0),), (torch.ones(2, 2),)])
+
+
+def test_an_exception_comes_with_the_learners_own_line_and_what_stood_in_it():
+    def answer(x):
+        y = torch.ones(5)
+        return x @ y
+
+    text = doubled().check(answer).text
+    assert "it raises RuntimeError" in text and "The line is: return x @ y" in text
+    assert "with x (3), y (5)" in text
+
+
+def test_a_known_mistake_that_raises_is_known_whatever_its_line_looks_like():
+    exercise = doubled([(lambda x: x.foo, "A tensor has no foo.")])
+
+    def answer(x):
+        z = x
+        return z.foo
+
+    assert exercise.check(answer).text == "A tensor has no foo."
+
+
+def test_a_failing_card_offers_the_hint_that_comes_next_until_there_is_none():
+    exercise = doubled()
+    assert exercise.check(lambda x: x).offer == "A hint: hint(1)"
+    exercise.hint(1)
+    assert exercise.check(lambda x: x).offer == "A hint: hint(2)"
+    exercise.hint(2)
+    assert exercise.check(lambda x: x).offer == "" and exercise.check(lambda x: 2 * x).offer == ""
+    from lora_lab.exercises.part_05 import rank_for
+
+    card = rank_for.check(lambda shapes, budget: -1)
+    assert card.offer == "A hint: ex.rank_for.hint(1)" and card.offer in repr(card) and card.offer in card._repr_html_()
+
+
+def test_checking_leaves_the_notebooks_random_numbers_as_they_were():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    doubled().check(lambda x: x + torch.rand(3))
+    assert torch.equal(torch.rand(3), expected) and not torch.are_deterministic_algorithms_enabled()
+
+
+def keeping(memory):
+    """An answer that is right once."""
+
+    def answer(x):
+        memory.append(x)
+        return 2 * x * len(memory)
+
+    return answer
+
+
+def seeding(x):
+    torch.manual_seed(0)
+    return 2 * x
+
+
+def printing(x):
+    print(x)
+    return 2 * x
+
+
+def unfilled(x):
+    return torch.empty(3) if x.dim() == 1 else 2 * x
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (keeping([]), "something else the second time"),
+        (seeding, "sets the seed of all random numbers"),
+        (printing, "It prints as well"),
+        (unfilled, "3 of 3 numbers are off, the first at [0]: nan instead of 0"),
+        (lambda x: 2 * x + (x == 1), "the first at [1]: 3 instead of 2"),
+        (lambda x: print(x), "is the return missing?"),
+    ],
+    ids=["keeps", "seeds", "prints", "unfilled", "off", "prints only"],
+)
+def test_what_an_answer_does_besides_answering_is_told(answer, told, capsys):
+    assert told in doubled().check(answer).text
+    assert capsys.readouterr().out == ""

@@ -7,10 +7,15 @@ import copy
 import dis
 import html
 import inspect
+import linecache
 import re
+import sys
 import textwrap
+import traceback
 from collections.abc import Callable
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from numbers import Real
 
 import torch
@@ -29,7 +34,8 @@ ISSUE = re.compile(r"([\w.-]+/[\w.-]+)#(\d+)")
 class Card:
     """What the learner gets back: a sign, a headline, a sentence. Readable without colour.
 
-    ``choices`` are folded on a page, so that nobody reads them before an answer of their own.
+    ``choices`` are folded on a page, so that nobody reads them before an answer of their own. ``offer`` says how to get
+    on from here; it is not what the card has to say.
     """
 
     sign: str
@@ -37,10 +43,11 @@ class Card:
     text: str = ""
     code: str = ""
     choices: dict[str, str] = field(default_factory=dict)
+    offer: str = field(default="", compare=False)
 
     def __repr__(self):
         listed = "\n".join(f"{letter}  {choice}" for letter, choice in self.choices.items())
-        lines = [f"{self.sign} {self.headline}", self.text, self.code, listed]
+        lines = [f"{self.sign} {self.headline}", self.text, self.code, listed, self.offer]
         return "\n".join(line for line in lines if line)
 
     def _repr_html_(self):
@@ -50,7 +57,8 @@ class Card:
         listed = "".join(f"<div><b>{letter}</b> {html.escape(choice)}</div>" for letter, choice in self.choices.items())
         folded = f"<details><summary>{len(self.choices)} choices</summary>{listed}</details>" if listed else ""
         headline = html.escape(self.headline)
-        return f'<div style="{edge}"><b>{self.sign} {headline}</b><div>{text}</div>{code}{folded}</div>'
+        offer = f'<div style="color: #767676">{html.escape(self.offer)}</div>' if self.offer else ""
+        return f'<div style="{edge}"><b>{self.sign} {headline}</b><div>{text}</div>{code}{folded}{offer}</div>'
 
 
 @dataclass
@@ -69,9 +77,16 @@ class Exercise:
     cases: list[tuple] = field(default_factory=lambda: [()])
     observe: Callable = lambda answer, *case: answer(*case)
     praise: str = "Correct."
+    _hints_given: int = field(default=0, repr=False)
 
     def check(self, answer):
-        """A card that says: not attempted yet, correct, or what is wrong."""
+        """A card that says: not attempted yet, correct, or what is wrong and which hint comes next."""
+        card = self._judge(answer)
+        if card.sign == "✗" and self._hints_given < len(self.hints):
+            card.offer = f"A hint: {self._name()}hint({self._hints_given + 1})"
+        return card
+
+    def _judge(self, answer):
         try:
             if answer is ... or (callable(answer) and _is_stub(answer)):
                 return Card("…", "Not attempted yet", "Replace the ... with your answer and run the cell again.")
@@ -88,6 +103,7 @@ class Exercise:
         """A card with one hint: 1 is the gentlest, the last is plain."""
         if number not in range(1, len(self.hints) + 1):
             return Card("?", f"There are {len(self.hints)} hints", f"Ask for hint(1) to hint({len(self.hints)}).")
+        self._hints_given = max(number, self._hints_given)
         return Card("?", f"Hint {number} of {len(self.hints)}", self.hints[number - 1])
 
     def solution(self):
@@ -104,9 +120,11 @@ class Exercise:
         if not callable(self.reference):
             return self._compare_value(answer)
         expected = self._results(self.reference)
-        actual = self._results(answer)
+        printed = StringIO()
+        with redirect_stdout(printed):
+            actual = self._results(answer)
         if all(_same(a, e) for a, e in zip(actual, expected, strict=True)):
-            return Card("✓", "Correct", self.praise)
+            return Card("✓", "Correct", self.praise + " (It prints as well; that can go now.)" * bool(printed.tell()))
         for wrong, sentence in self.misconceptions:
             if all(_same(a, w) or _fails_alike(a, w) for a, w in zip(actual, self._results(wrong), strict=True)):
                 return Card("✗", "Not yet", sentence)
@@ -121,6 +139,12 @@ class Exercise:
         partly_right = i > 0 and not isinstance(expected[i], int)
         text = "Right for other arguments, but not for all. " * partly_right + given + found
         return Card("✗", "Not yet", text[0].upper() + text[1:])
+
+    def _name(self):
+        """How a notebook calls the exercise, "ex.rank_for."; empty where it belongs to no notebook."""
+        parts = [module for name, module in sys.modules.items() if name.startswith("lora_lab.exercises.part_")]
+        names = [name for part in parts for name, value in vars(part).items() if value is self]
+        return f"ex.{names[0]}." if names else ""
 
     def _names(self):
         """What the exercise calls its arguments."""
@@ -145,38 +169,83 @@ class Exercise:
 
     def _result(self, answer, case):
         """What there is to compare for one case; what went wrong is part of it."""
-        torch.manual_seed(0)
-        arguments, returned = copy.deepcopy(case), []
+        first, again = (self._once(answer, case) for _ in range(2))
+        if _same(first, again) or not _same(first, copy.deepcopy(first)):  # NaN, a fault, an object of one's own
+            return first
+        return _Fault("it gives something else the second time; does it keep something between two calls?")
+
+    def _once(self, answer, case):
+        arguments, returned, seeds = copy.deepcopy(case), [], set()
 
         def recorded(*given):
+            torch.manual_seed(_SEED)
             returned.append(answer(*given))
+            seeds.add(torch.initial_seed())
             return returned[-1]
 
-        try:
-            result = self.observe(recorded, *arguments)
-        except Exception as error:
-            if returned and returned[0] is None:
-                return _Fault("it returns nothing; is the return missing?")
-            if returned:
-                return _Fault(f"it returns {_describe(returned[0])}, which is not what is asked for")
-            return _Fault(f"it raises {type(error).__name__}: {error}")
+        with _laboratory():
+            try:
+                result = self.observe(recorded, *arguments)
+            except Exception as error:
+                if returned and returned[0] is None:
+                    return _Fault("it returns nothing; is the return missing?")
+                if returned and answer is not self.reference:
+                    wanted = _kind(self.reference(*copy.deepcopy(case)))
+                    return _Fault(f"it returns {_describe(returned[0])}, and {wanted} is asked for")
+                return _Fault(f"it raises {type(error).__name__}: {error}", _own_line(answer, error))
+            if seeds - {_SEED}:
+                return _Fault("it sets the seed of all random numbers, which belongs to whoever calls it")
         for i, (now, before) in enumerate(zip(arguments, case, strict=True)):
             if isinstance(before, torch.Tensor) and not torch.equal(now, before):
                 return _Fault(f"it writes into its argument {self._names()[i]}, which belongs to somebody else")
         return result
 
 
+_SEED = 271_828  # nobody's own
+
+
+@contextmanager
+def _laboratory():
+    """The same random numbers for every answer, and the caller's untouched; memory that nobody has filled holds NaN."""
+    strict, lenient = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(strict, warn_only=lenient)
+
+
+def _own_line(answer, error):
+    """The line of the answer in which an error arose, and what stood in it."""
+    file = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    frames = [
+        (frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file
+    ]
+    source = linecache.getline(file, frames[-1][1]).strip() if frames else ""
+    if not source:
+        return ""
+    frame = frames[-1][0]
+    words = dict.fromkeys(re.findall(r"[A-Za-z_]\w*", source))
+    stood = [_labelled(word, frame.f_locals[word]) for word in words if word in frame.f_locals]
+    return f" The line is: {source}" + f"   with {', '.join(stood)}" * bool(stood)
+
+
 @dataclass
 class _Fault:
-    """Stands for the result of an answer that gave none, and is never right."""
+    """Stands for the result of an answer that gave none, and is never right. ``where`` is the answer's own line."""
 
     message: str
+    where: str = field(default="", compare=False)
 
 
 def difference(actual, expected):
     """One sentence on how a result differs from the expected one: kind, shape, dtype, gradient, sign, scale, value."""
     if isinstance(actual, _Fault):
-        return actual.message
+        return actual.message + actual.where
     if actual is None:
         return "it returns nothing; is the return missing?"
     if isinstance(expected, dict):  # what an exercise has observed, by name
@@ -212,7 +281,10 @@ def difference(actual, expected):
     ratio = ((a * e).sum() / (e * e).sum()).item()
     if ratio > 0 and torch.allclose(a, ratio * e, rtol=1e-3, atol=1e-6):
         return f"everything is {max(ratio, 1 / ratio):.4g} times too {'large' if ratio > 1 else 'small'}"
-    return f"{int((~torch.isclose(a, e, rtol=1e-4, atol=1e-6)).sum())} of {e.numel()} numbers are off"
+    off = ~torch.isclose(a, e, rtol=1e-4, atol=1e-6)
+    place = tuple(off.nonzero()[0].tolist())
+    first = f"the first at {list(place)}: {a[place]:.4g} instead of {e[place]:.4g}"
+    return f"{int(off.sum())} of {e.numel()} numbers are off, {first}"
 
 
 def _same(actual, expected):
@@ -267,6 +339,17 @@ def _describe(value):
     if type(value) in (tuple, list) and 0 < len(value) <= 4:
         return f"a {type(value).__name__} of {len(value)}: {', '.join(map(_describe, value))}"
     return "a function" if callable(value) else _short(value)
+
+
+def _kind(value):
+    """What a value is, without saying which."""
+    if type(value) in (tuple, list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return (
+        _describe(value)
+        if isinstance(value, (torch.Tensor, torch.nn.Module))
+        else f"a value of type {type(value).__name__}"
+    )
 
 
 def _labelled(name, value):
