@@ -13,7 +13,7 @@ import torch
 from lora_lab import exercises
 from lora_lab.exercises import solutions
 from lora_lab.exercises.clinic import PATIENTS
-from lora_lab.exercises.engine import Card, Exercise, difference
+from lora_lab.exercises.engine import Card, Challenge, Exercise, difference
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 MODULES = [name for _, name, _ in pkgutil.iter_modules(exercises.__path__) if name.startswith("part_")]
@@ -30,6 +30,11 @@ MISTAKES = [
 ]
 
 
+def measured(exercise, card, sentence):
+    """Whether a challenge's card says the sentence, and then what was measured."""
+    return isinstance(exercise, Challenge) and card.text.startswith(f"{sentence} ")
+
+
 def stub(*arguments):
     """A docstring is no answer yet."""
     ...
@@ -37,7 +42,9 @@ def stub(*arguments):
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 def test_the_reference_is_correct(exercise):
-    assert exercise.check(exercise.reference) == Card("✓", "Correct", exercise.praise)
+    card = exercise.check(exercise.reference)
+    assert (card.sign, card.headline) == ("✓", "Correct")
+    assert card.text == exercise.praise or measured(exercise, card, exercise.praise)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
@@ -48,7 +55,9 @@ def test_an_untouched_stub_is_not_attempted(exercise, untouched):
 
 @pytest.mark.parametrize(("exercise", "wrong", "sentence"), MISTAKES)
 def test_every_misconception_meets_its_own_sentence(exercise, wrong, sentence):
-    assert exercise.check(wrong) == Card("✗", "Not yet", sentence)
+    card = exercise.check(wrong)
+    assert (card.sign, card.headline) == ("✗", "Not yet")
+    assert card.text == sentence or measured(exercise, card, sentence)
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
@@ -431,3 +440,30 @@ def unfilled(x):
 def test_what_an_answer_does_besides_answering_is_told(answer, told, capsys):
     assert told in doubled().check(answer).text
     assert capsys.readouterr().out == ""
+
+
+def count_to(goal):
+    """A challenge: return a number that is large enough."""
+    return Challenge(
+        "t", lambda: goal, ["h"], [], judge=lambda made: ("Too small." * (made < goal), f"It is {made}."), praise="Yes."
+    )
+
+
+def test_a_challenge_takes_every_answer_that_is_good_enough_and_says_what_was_measured():
+    assert count_to(5).check(lambda: 5).text == "Yes. It is 5." and count_to(5).check(lambda: 9).sign == "✓"
+    assert count_to(5).check(lambda: 4).text == "Too small. It is 4."
+    assert count_to(5).check(lambda: [].sort()).text == "It returns nothing; is the return missing?"
+
+
+def test_a_challenge_says_where_an_answer_failed_and_leaves_random_numbers_alone():
+    def answer():
+        torch.manual_seed(1)
+        size = "five"
+        return size + 5
+
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    text = count_to(5).check(answer).text
+    assert text.startswith("It raises TypeError") and "The line is: return size + 5   with size='five'" in text
+    assert torch.equal(torch.rand(2), expected)

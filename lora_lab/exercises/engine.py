@@ -201,6 +201,30 @@ class Exercise:
         return result
 
 
+@dataclass
+class Challenge(Exercise):
+    """A task with many right answers: not what the answer returns is compared, but what that can do is measured.
+
+    ``judge(made)`` gives two sentences: what is missing, empty where nothing is, and what was measured. The sentence of
+    a misconception is what is missing.
+    """
+
+    judge: Callable = None
+
+    def _compare(self, answer):
+        with torch.random.fork_rng(devices=[]):
+            try:
+                made = answer()
+            except Exception as error:
+                return Card("✗", "Not yet", f"It raises {type(error).__name__}: {error}.{_own_line(answer, error)}")
+            if made is None:
+                return Card("✗", "Not yet", "It returns nothing; is the return missing?")
+            missing, measured = self.judge(made)
+        if missing:
+            return Card("✗", "Not yet", f"{missing} {measured}".rstrip())
+        return Card("✓", "Correct", f"{self.praise} {measured}")
+
+
 _SEED = 271_828  # nobody's own
 
 

@@ -3,7 +3,14 @@
 import torch
 from torch.nn import functional as F
 
-from .engine import Exercise
+from ..adapt import count_parameters, replace_linear_with_lora, set_strength
+from ..adapter_file import load_adapter
+from ..find import lora_parameters
+from ..material import TinyGPT, shipped_adapter, windows
+from ..material.forgetting import FORGETTING
+from ..material.texts import held_out
+from ..training import evaluate
+from .engine import Challenge, Exercise
 
 
 def not_beaten(points):
@@ -171,4 +178,90 @@ divergence = Exercise(
         ),
     ],
     praise="It is zero where nothing has changed, and needs no right answers: it can be measured on any text.",
+)
+
+
+def both_texts():
+    model = TinyGPT.pretrained()
+    load_adapter(model, FORGETTING / "r4-0.003")  # trained by lora_lab.material.forgetting, in 300 steps
+    set_strength(model, 0.75)
+    return model
+
+
+def _both(model):
+    """What a model still lacks, and its losses on names and prose that nothing else in the notebook is measured on."""
+    if not isinstance(model, TinyGPT):
+        return "Return the model itself, a TinyGPT.", f"This is of type {type(model).__name__}."
+    try:
+        numbers = sum(parameter.numel() for parameter in lora_parameters(model).values())
+    except ValueError:
+        return "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged.", ""
+    names, prose = (
+        evaluate(model, *(half[start::every] for half in windows(held_out(kind), 128)))
+        for kind, start, every in (("names", 3, 6), ("prose", 1, 2))
+    )
+    found = f"Names {names:.2f}, prose {prose:.2f}, {numbers:,} numbers."
+    if numbers > 60_000:
+        return "A and B hold more than 60,000 numbers together: lower the rank, or choose fewer places.", found
+    if count_parameters(model).total - numbers != count_parameters(TinyGPT()).total:
+        return "Something besides A and B was added to the model.", found
+    if names > 1.4 and prose > 1.6:
+        return "It has learned too little and forgotten too much: the rate is probably far too high.", found
+    if names > 1.4:
+        return "It has not learned enough: the names are to be at 1.40 or less.", found
+    if prose > 1.6:
+        return "It has forgotten too much: the prose is to be at 1.60 or less.", found
+    return "", found
+
+
+def _shipped(rank, rate, strength=1.0):
+    def answer():
+        model = TinyGPT.pretrained()
+        load_adapter(model, FORGETTING / f"r{rank}-{rate}")
+        set_strength(model, strength)
+        return model
+
+    return answer
+
+
+def _untrained():
+    model = TinyGPT.pretrained()
+    replace_linear_with_lora(model, 4)
+    return model
+
+
+def _writer():
+    model = TinyGPT.pretrained()
+    load_adapter(model, shipped_adapter("tales"))
+    return model
+
+
+def _something_more():
+    model = _untrained()
+    model.more = torch.nn.Linear(4, 4)
+    return model
+
+
+both_texts = Challenge(
+    title="Both texts",
+    reference=both_texts,
+    judge=_both,
+    hints=[
+        "Where on the plane above lies the goal, and which ranks with at most 60,000 numbers get near it? The slider shows it.",
+        "Rank 4 everywhere has 55,296 numbers. As trained it forgets too much, at every rate at which it learns enough. What costs nothing?",
+        'load_adapter(model, FORGETTING / "r4-0.003"), then lora_lab.set_strength(model, 0.75). Or train it yourself, with a tenth of old text mixed in.',
+    ],
+    misconceptions=[
+        (_shipped(4, 0.003), "It has forgotten too much: the prose is to be at 1.60 or less."),
+        (_shipped(1, 0.001), "It has not learned enough: the names are to be at 1.40 or less."),
+        (
+            _shipped(16, 0.003, 0.5),
+            "A and B hold more than 60,000 numbers together: lower the rank, or choose fewer places.",
+        ),
+        (_untrained, "It has not learned enough: the names are to be at 1.40 or less."),
+        (TinyGPT.pretrained, "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged."),
+        (lambda: _untrained().state_dict(), "Return the model itself, a TinyGPT."),
+        (_something_more, "Something besides A and B was added to the model."),
+    ],
+    praise="Both texts with one adapter.",
 )

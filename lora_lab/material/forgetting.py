@@ -13,6 +13,7 @@ import torch
 
 from ..adapt import merge_lora, remove_lora, replace_linear_with_lora
 from ..adapter_file import load_adapter, save_adapter
+from ..find import select_layers
 from ..training import default_loss, mode, set_seed, train_model
 from .finetune import PLACES
 from .models import ALPHABET, WEIGHTS, TinyGPT, windows
@@ -21,7 +22,7 @@ from .texts import held_out, python_prose, split_by_file, tales, unicode_names
 FORGETTING = WEIGHTS / "forgetting"
 RANKS, SEEDS = (1, 4, 16), (0, 1, 2)
 # Full fine-tuning, which has no rank, wants rates some ten times lower.
-RATES = {**dict.fromkeys(RANKS, (0.001, 0.003, 0.01, 0.03)), None: (0.0001, 0.0003, 0.001, 0.003)}
+RATES = {**dict.fromkeys(RANKS, (0.001, 0.003, 0.01)), None: (0.0001, 0.0003, 0.001)}
 STRENGTHS = (0.25, 0.5, 0.75)
 _FINE = 2.0**10  # a change of weights, times this, is in the middle of what eight bits can hold
 
@@ -96,15 +97,34 @@ def distance(model, base):
     return sum((new.detach() - old).square().sum() for new, old in pairs).sqrt().item()
 
 
-def train(text, rank, rate, *, alpha=None, seed=0, batch=16, pieces=4800, length=64, old=None, share=0.0, stages=1):
+def train(
+    text,
+    rank,
+    rate,
+    *,
+    alpha=None,
+    seed=0,
+    batch=16,
+    pieces=4800,
+    length=64,
+    old=None,
+    share=0.0,
+    stages=1,
+    matrices=False,
+):
     """Train TinyGPT on pieces of a text, a share of them from the old text; yield ``(steps, model)`` after each stage.
 
-    LoRA of the rank in all matrices of the blocks, or with None all weights; one Adam throughout.
+    LoRA of the rank in all matrices of the blocks, or with None all weights, or with ``matrices`` the weights of those
+    matrices alone. One Adam throughout.
     """
     set_seed(seed)
     model = TinyGPT.pretrained()
     if rank:
         replace_linear_with_lora(model, rank, alpha, targets=PLACES["everywhere"])
+    elif matrices:
+        model.requires_grad_(False)
+        for name in select_layers(model, PLACES["everywhere"], ()):
+            model.get_submodule(name).weight.requires_grad_(True)
     X, y = windows(text, length, n=pieces, seed=seed)
     if share:
         for new, kept in zip((X, y), windows(old, length, n=round(share * pieces), seed=seed), strict=True):
@@ -132,7 +152,9 @@ def trainings(part):
             for k, lr, seed in grid
         }
     if part == "tales":
-        return {f"{contender(k)} {lr}": {"rank": k, "rate": lr} for k in both for lr in RATES[k][:3]}
+        return {f"{contender(k)} {lr}": {"rank": k, "rate": lr} for k in both for lr in RATES[k]}
+    if part == "matrices":
+        return {f"full {lr}": {"rank": None, "rate": lr, "matrices": True} for lr in RATES[None]}
     if part == "alpha":  # a scale of 16 / r, as in the study of Thinking Machines, and not of 1
         grid = [(k, lr) for k in (1, 4) for lr in (0.0003, 0.001, 0.003, 0.01)]
         return {f"{contender(k)} {lr}": {"rank": k, "rate": lr, "alpha": 16} for k, lr in grid}
@@ -145,7 +167,8 @@ def trainings(part):
         return {f"{contender(k)} {lr} {share}": {"rank": k, "rate": lr, "share": share} for k, lr, share in grid}
     if part == "capacity":
         rates = {1: (0.01, 0.003), 4: (0.01, 0.003), 16: (0.003, 0.001), None: (0.001, 0.0003)}
-        grid = [(k, lr, letters) for letters in (1000, 4000, 16000) for k in rates for lr in rates[k]]
+        grid = [(k, lr, 4000) for k in rates for lr in rates[k]]  # the first of each pair was the better one here
+        grid += [(k, tried[0], letters) for letters in (1000, 16000) for k, tried in rates.items()]
         return {
             f"{contender(k)} {lr} {letters}": {"rank": k, "rate": lr, "pieces": 6400, "letters": letters}
             for k, lr, letters in grid
@@ -153,7 +176,7 @@ def trainings(part):
     raise ValueError(f"there is no part {part!r}")
 
 
-PARTS = ("rates", "tales", "alpha", "batch", "mixing", "capacity")
+PARTS = ("rates", "tales", "matrices", "alpha", "batch", "mixing", "capacity")
 
 
 def make(part):
@@ -177,7 +200,7 @@ def make(part):
             plain = _plain(model) if options["rank"] else model
             points.append({"steps": steps, "strength": 1} | _point(plain, base, tests))
         if part == "rates":
-            if options["seed"] == 0 and options["rate"] != RATES[options["rank"]][-1]:  # the boldest is no use
+            if options["seed"] == 0:
                 _keep(model, options["rank"], options["rate"])
             for strength in STRENGTHS:
                 way = part_of_the_way(plain, strength)

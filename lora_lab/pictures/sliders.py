@@ -362,10 +362,14 @@ def forgetting_explorer(trainings, base):
     points = trainings | {(method, rate, 0): base for method in methods for rate in rates}
     picture = figure("", height=4.2)
     plane, page = picture.subplots(1, 2, width_ratios=[1.15, 1])
-    plane.plot(*zip(*(point[:2] for point in points.values()), strict=True), ".", color="#BBBBBB", markersize=6)
-    (path,) = plane.plot(dial, dial, color=INKS["ΔW"], marker=".", markersize=9)
-    (here,) = plane.plot([0], [0], "o", color=INKS["ΔW"], markersize=15)
+    xs, ys, _ = zip(*points.values(), strict=True)
+    plane.plot(xs, ys, ".", color="#BBBBBB", markersize=6)
+    (path,) = plane.plot(*base[:2], color=INKS["ΔW"], marker=".", markersize=9)
+    (here,) = plane.plot(*base[:2], "o", color=INKS["ΔW"], markersize=15)
     finish_plane(plane, "", "loss on the new text", "loss on the old text", "↙", base[:2])
+    plane.set_yscale("log", base=2)  # what is forgotten in a bold training dwarfs the rest
+    plane.yaxis.set_major_formatter("{x:g}")
+    plane.set(xlim=(0.85 * min(xs), 1.15 * max(xs)), ylim=(0.75 * min(ys), 1.15 * max(ys)))
     heading, text, write = _page(page, lines=10, columns=36)
 
     def update(method, rate, strength):
