@@ -15,7 +15,7 @@ from ..adapt import merge_lora, remove_lora, replace_linear_with_lora
 from ..adapter_file import load_adapter, save_adapter
 from ..find import select_layers
 from ..training import default_loss, mode, set_seed, train_model
-from .finetune import PLACES
+from .finetune import CONTENDERS, PLACES
 from .models import ALPHABET, WEIGHTS, TinyGPT, windows
 from .texts import held_out, python_prose, split_by_file, tales, unicode_names
 
@@ -110,20 +110,20 @@ def train(
     old=None,
     share=0.0,
     stages=1,
+    place="everywhere",
     matrices=False,
 ):
-    """Train TinyGPT on pieces of a text, a share of them from the old text; yield ``(steps, model)`` after each stage.
+    """Train TinyGPT on pieces of a text, some from the old text; yield ``(steps, model)`` after each stage.
 
-    LoRA of the rank in all matrices of the blocks, or with None all weights, or with ``matrices`` the weights of those
-    matrices alone. One Adam throughout.
+    LoRA of the rank in a place, or with None all weights, or with ``matrices`` the weights of that place alone.
     """
     set_seed(seed)
     model = TinyGPT.pretrained()
     if rank:
-        replace_linear_with_lora(model, rank, alpha, targets=PLACES["everywhere"])
+        replace_linear_with_lora(model, rank, alpha, targets=PLACES[place])
     elif matrices:
         model.requires_grad_(False)
-        for name in select_layers(model, PLACES["everywhere"], ()):
+        for name in select_layers(model, PLACES[place]):
             model.get_submodule(name).weight.requires_grad_(True)
     X, y = windows(text, length, n=pieces, seed=seed)
     if share:
@@ -153,6 +153,12 @@ def trainings(part):
         }
     if part == "tales":
         return {f"{contender(k)} {lr}": {"rank": k, "rate": lr} for k in both for lr in RATES[k]}
+    if part == "places":  # those of notebook 08's budget, from two more seeds than its search
+        grid = [(place, k, lr, seed) for place, k in CONTENDERS[:4] for lr in RATES[1] for seed in (1, 2)]
+        return {
+            f"{place}-r{k} {lr} seed {seed}": {"rank": k, "rate": lr, "seed": seed, "place": place}
+            for place, k, lr, seed in grid
+        }
     if part == "matrices":
         return {f"full {lr}": {"rank": None, "rate": lr, "matrices": True} for lr in RATES[None]}
     if part == "alpha":  # a scale of 16 / r, as in the study of Thinking Machines, and not of 1
@@ -176,7 +182,7 @@ def trainings(part):
     raise ValueError(f"there is no part {part!r}")
 
 
-PARTS = ("rates", "tales", "matrices", "alpha", "batch", "mixing", "capacity")
+PARTS = ("rates", "places", "tales", "matrices", "alpha", "batch", "mixing", "capacity")
 
 
 def make(part):
