@@ -173,11 +173,12 @@ def trainings(part):
         return {f"{contender(k)} {lr} {share}": {"rank": k, "rate": lr, "share": share} for k, lr, share in grid}
     if part == "capacity":
         rates = {1: (0.01, 0.003), 4: (0.01, 0.003), 16: (0.003, 0.001), None: (0.001, 0.0003)}
-        grid = [(k, lr, 4000) for k in rates for lr in rates[k]]  # the first of each pair was the better one here
-        grid += [(k, tried[0], letters) for letters in (1000, 16000) for k, tried in rates.items()]
+        grid = [(k, lr, 4000, 6400) for k in rates for lr in rates[k]]  # the first of each pair was no worse here
+        grid += [(k, tried[0], letters, 6400) for letters in (1000, 16000) for k, tried in rates.items()]
+        grid += [(1, 0.01, 4000, 25600), (16, 0.003, 16000, 25600)]  # four times as long: is it time that they lack?
         return {
-            f"{contender(k)} {lr} {letters}": {"rank": k, "rate": lr, "pieces": 6400, "letters": letters}
-            for k, lr, letters in grid
+            f"{contender(k)} {lr} {letters} {pieces}": {"rank": k, "rate": lr, "pieces": pieces, "letters": letters}
+            for k, lr, letters, pieces in grid
         }
     raise ValueError(f"there is no part {part!r}")
 
