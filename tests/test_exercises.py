@@ -380,7 +380,7 @@ def test_a_known_mistake_that_raises_is_known_whatever_its_line_looks_like():
     assert exercise.check(answer).text == "A tensor has no foo."
 
 
-def test_a_failing_card_offers_the_hint_that_comes_next_until_there_is_none():
+def test_a_failing_card_offers_the_hint_that_comes_next_until_there_is_none(monkeypatch):
     exercise = doubled()
     assert exercise.check(lambda x: x).offer == "A hint: hint(1)"
     exercise.hint(1)
@@ -389,6 +389,7 @@ def test_a_failing_card_offers_the_hint_that_comes_next_until_there_is_none():
     assert exercise.check(lambda x: x).offer == "" and exercise.check(lambda x: 2 * x).offer == ""
     from lora_lab.exercises.part_05 import rank_for
 
+    monkeypatch.setattr(rank_for, "_hints_given", 0)
     card = rank_for.check(lambda shapes, budget: -1)
     assert card.offer == "A hint: ex.rank_for.hint(1)" and card.offer in repr(card) and card.offer in card._repr_html_()
 

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from ..adapt import count_parameters, replace_linear_with_lora, set_strength
 from ..adapter_file import load_adapter
 from ..find import lora_parameters
-from ..material import TinyGPT, shipped_adapter, windows
 from ..material.forgetting import FORGETTING
+from ..material.models import TinyGPT, shipped_adapter, windows
 from ..material.texts import held_out
 from ..training import evaluate
 from .engine import Challenge, Exercise
@@ -249,7 +249,7 @@ both_texts = Challenge(
     hints=[
         "Where on the plane above lies the goal, and which ranks with at most 60,000 numbers get near it? The slider shows it.",
         "Rank 4 everywhere has 55,296 numbers. As trained it forgets too much, at every rate at which it learns enough. What costs nothing?",
-        'load_adapter(model, FORGETTING / "r4-0.003"), then lora_lab.set_strength(model, 0.75). Or train it yourself, with a tenth of old text mixed in.',
+        'load_adapter(model, FORGETTING / "r4-0.003"), then set_strength(model, 0.75). Or train it yourself, with a tenth of old text mixed in.',
     ],
     misconceptions=[
         (_shipped(4, 0.003), "It has forgotten too much: the prose is to be at 1.60 or less."),

@@ -197,7 +197,8 @@ def make(part):
     tests = yardsticks()
     if part == "tales":
         tests["names"] = tests["choice"] = yardstick(held_out("tales"), every=15)
-    todo = {name: options for name, options in trainings(part).items() if name not in done}
+    plan = trainings(part)
+    todo = {name: options for name, options in plan.items() if name not in done}
     for name, options in tqdm(todo.items(), desc=part):
         points = []
         if "letters" in options:
@@ -213,7 +214,8 @@ def make(part):
                 way = part_of_the_way(plain, strength)
                 points.append({"steps": steps, "strength": strength} | _point(way, base, tests))
         done[name] = points
-        (FORGETTING / f"{part}.json").write_text(json.dumps(done, indent=1))
+        in_order = {name: done[name] for name in plan if name in done}
+        (FORGETTING / f"{part}.json").write_text(json.dumps(in_order, indent=1))
 
 
 def _written(part):

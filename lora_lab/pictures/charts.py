@@ -38,8 +38,9 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
 
 def _from_to(lines, diverged="nowhere: it diverged"):
     """In words where each of ``{name: [y, …]}`` begins and ends."""
-    said = "; ".join(f"{name} from {ys[0]:.2g} to {ys[-1]:.2g}" for name, ys in lines.items())
-    return said.replace("from nan to nan", diverged)
+    reached = {name: [y for y in ys if not math.isnan(y)] for name, ys in lines.items()}
+    said = {name: f"from {ys[0]:.2g} to {ys[-1]:.2g}" if ys else diverged for name, ys in reached.items()}
+    return "; ".join(f"{name} {where}" for name, where in said.items())
 
 
 def loss_curves(losses, title, notes=None, log=True, xlabel="epoch (here one step)"):
