@@ -205,12 +205,12 @@ def _both(model):
         return "A and B hold more than 60,000 numbers together: lower the rank, or choose fewer places.", found
     if count_parameters(model).total - numbers != count_parameters(TinyGPT()).total:
         return "Something besides A and B was added to the model.", found
-    if names > 1.4 and prose > 1.6:
+    if names > 1.35 and prose > 1.55:
         return "It has learned too little and forgotten too much: the rate is probably far too high.", found
-    if names > 1.4:
-        return "It has not learned enough: the names are to be at 1.40 or less.", found
-    if prose > 1.6:
-        return "It has forgotten too much: the prose is to be at 1.60 or less.", found
+    if names > 1.35:
+        return "It has not learned enough: the names are to be at 1.35 or less.", found
+    if prose > 1.55:
+        return "It has forgotten too much: the prose is to be at 1.55 or less.", found
     return "", found
 
 
@@ -248,17 +248,17 @@ both_texts = Challenge(
     judge=_both,
     hints=[
         "Where on the plane above lies the goal, and which ranks with at most 60,000 numbers get near it? The slider shows it.",
-        "Rank 4 everywhere has 55,296 numbers. As trained it forgets too much, at every rate at which it learns enough. What costs nothing?",
+        "Rank 4 everywhere has 55,296 numbers. As shipped it learns too little at one rate and forgets too much at the others. What costs no training?",
         'load_adapter(model, FORGETTING / "r4-0.003"), then set_strength(model, 0.75). Or train it yourself, with a tenth of old text mixed in.',
     ],
     misconceptions=[
-        (_shipped(4, 0.003), "It has forgotten too much: the prose is to be at 1.60 or less."),
-        (_shipped(1, 0.001), "It has not learned enough: the names are to be at 1.40 or less."),
+        (_shipped(4, 0.003), "It has forgotten too much: the prose is to be at 1.55 or less."),
+        (_shipped(4, 0.001), "It has not learned enough: the names are to be at 1.35 or less."),
         (
             _shipped(16, 0.003, 0.5),
             "A and B hold more than 60,000 numbers together: lower the rank, or choose fewer places.",
         ),
-        (_untrained, "It has not learned enough: the names are to be at 1.40 or less."),
+        (_untrained, "It has not learned enough: the names are to be at 1.35 or less."),
         (TinyGPT.pretrained, "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged."),
         (lambda: _untrained().state_dict(), "Return the model itself, a TinyGPT."),
         (_something_more, "Something besides A and B was added to the model."),
