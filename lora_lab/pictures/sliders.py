@@ -364,9 +364,9 @@ def forgetting_explorer(trainings, base):
     plane, page = picture.subplots(1, 2, width_ratios=[1.15, 1])
     xs, ys, _ = zip(*points.values(), strict=True)
     plane.plot(xs, ys, ".", color="#BBBBBB", markersize=6)
-    (path,) = plane.plot(*base[:2], color=INKS["ΔW"], marker=".", markersize=9)
-    (here,) = plane.plot(*base[:2], "o", color=INKS["ΔW"], markersize=15)
     finish_plane(plane, "", "loss on the new text", "loss on the old text", "↙", base[:2])
+    (path,) = plane.plot(*base[:2], color=INKS["ΔW"], marker=".", markersize=9, zorder=4)  # over the base's star
+    (here,) = plane.plot(*base[:2], "o", color=INKS["ΔW"], markersize=15, zorder=4)
     plane.set_yscale("log", base=2)  # what is forgotten in a bold training dwarfs the rest
     plane.yaxis.set_major_formatter("{x:g}")
     plane.set(xlim=(0.85 * min(xs), 1.15 * max(xs)), ylim=(0.75 * min(ys), 1.15 * max(ys)))
