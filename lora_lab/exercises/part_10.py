@@ -206,7 +206,10 @@ def _both(model):
     if count_parameters(model).total - numbers != count_parameters(TinyGPT()).total:
         return "Something besides A and B was added to the model.", found
     if names > 1.35 and prose > 1.55:
-        return "It has learned too little and forgotten too much: the rate is probably far too high.", found
+        return (
+            "It has learned too little and forgotten too much: another strength mends only one of them. Try another rate.",
+            found,
+        )
     if names > 1.35:
         return "It has not learned enough: the names are to be at 1.35 or less.", found
     if prose > 1.55:
@@ -253,7 +256,11 @@ both_texts = Challenge(
     ],
     misconceptions=[
         (_shipped(4, 0.003), "It has forgotten too much: the prose is to be at 1.55 or less."),
-        (_shipped(4, 0.001), "It has not learned enough: the names are to be at 1.35 or less."),
+        (_shipped(1, 0.001), "It has not learned enough: the names are to be at 1.35 or less."),
+        (
+            _shipped(4, 0.001),
+            "It has learned too little and forgotten too much: another strength mends only one of them. Try another rate.",
+        ),
         (
             _shipped(16, 0.003, 0.5),
             "A and B hold more than 60,000 numbers together: lower the rank, or choose fewer places.",
