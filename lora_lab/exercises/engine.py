@@ -122,7 +122,7 @@ class Exercise:
         expected = self._results(self.reference)
         printed = StringIO()
         with redirect_stdout(printed):
-            actual = self._results(answer)
+            actual = [self._twice(answer, case) for case in self.cases]
         if all(_same(a, e) for a, e in zip(actual, expected, strict=True)):
             return Card("✓", "Correct", self.praise + " (It prints as well; that can go now.)" * bool(printed.tell()))
         for wrong, sentence in self.misconceptions:
@@ -167,14 +167,15 @@ class Exercise:
     def _results(self, answer):
         return [self._result(answer, case) for case in self.cases]
 
-    def _result(self, answer, case):
-        """What there is to compare for one case; what went wrong is part of it."""
-        first, again = (self._once(answer, case) for _ in range(2))
+    def _twice(self, answer, case):
+        """The result of one case, if a second call gives the same."""
+        first, again = (self._result(answer, case) for _ in range(2))
         if _same(first, again) or not _same(first, copy.deepcopy(first)):  # NaN, a fault, an object of one's own
             return first
         return _Fault("it gives something else the second time; does it keep something between two calls?")
 
-    def _once(self, answer, case):
+    def _result(self, answer, case):
+        """What there is to compare for one case; what went wrong is part of it."""
         arguments, returned, seeds = copy.deepcopy(case), [], set()
 
         def recorded(*given):
@@ -230,11 +231,9 @@ _SEED = 271_828  # nobody's own
 
 @contextmanager
 def _laboratory():
-    """The same random numbers for every answer, and the caller's untouched; memory that nobody has filled holds NaN."""
-    strict, lenient = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    """A place where the caller's random numbers stay untouched, and memory that nobody has filled holds NaN."""
+    strict = torch.are_deterministic_algorithms_enabled()
+    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
