@@ -15,12 +15,12 @@ from ..adapt import merge_lora, remove_lora, replace_linear_with_lora
 from ..adapter_file import load_adapter, save_adapter
 from ..find import select_layers
 from ..training import default_loss, mode, set_seed, train_model
-from .finetune import CONTENDERS, PLACES
+from .finetune import CONTENDERS, PLACES, SEEDS
 from .models import ALPHABET, WEIGHTS, TinyGPT, windows
 from .texts import held_out, python_prose, split_by_file, tales, unicode_names
 
 FORGETTING = WEIGHTS / "forgetting"
-RANKS, SEEDS = (1, 4, 16), (0, 1, 2)
+RANKS = (1, 4, 16)
 # Full fine-tuning, which has no rank, wants rates some ten times lower.
 RATES = {**dict.fromkeys(RANKS, (0.001, 0.003, 0.01)), None: (0.0001, 0.0003, 0.001)}
 STRENGTHS = (0.25, 0.5, 0.75)
@@ -59,8 +59,7 @@ def tuned(rank, rate):
 def part_of_the_way(model, strength):
     """The plain TinyGPT whose weights lie this far on the way from the base's to the model's; 0 is the base."""
     base = TinyGPT.pretrained()
-    change = {name: value - base.get_parameter(name) for name, value in model.named_parameters()}
-    return _moved(base, {name: strength * value.detach() for name, value in change.items()})
+    return _moved(base, {name: strength * value for name, value in _change(model, base).items()})
 
 
 def yardsticks():
@@ -240,6 +239,11 @@ def _plain(model):
     return model
 
 
+def _change(model, base):
+    """By how much each of a plain model's weights differs from the base's."""
+    return {name: (value - base.get_parameter(name)).detach() for name, value in model.named_parameters()}
+
+
 def _moved(base, change):
     """The base with its weights moved by a change."""
     with torch.no_grad():
@@ -258,9 +262,8 @@ def _keep(model, rank, rate):
     place = _place(rank, rate)
     if rank:
         return save_adapter(copy.deepcopy(model).half(), place)
-    base = dict(TinyGPT.pretrained().named_parameters())
-    change = {name: (value - base[name]).detach() * _FINE for name, value in model.named_parameters()}
-    small = {name: value.to(torch.float8_e4m3fn) for name, value in change.items()}
+    change = _change(model, TinyGPT.pretrained())
+    small = {name: (value * _FINE).to(torch.float8_e4m3fn) for name, value in change.items()}
     safetensors.torch.save_file(small, place)
 
 
