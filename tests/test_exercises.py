@@ -12,8 +12,11 @@ import torch
 
 from lora_lab import exercises
 from lora_lab.exercises import solutions
+from lora_lab.exercises.cards import Card
 from lora_lab.exercises.clinic import PATIENTS
-from lora_lab.exercises.engine import Card, Challenge, Exercise, difference
+from lora_lab.exercises.compare import difference
+from lora_lab.exercises.engine import Exercise
+from lora_lab.exercises.kinds import Task, require
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 MODULES = [name for _, name, _ in pkgutil.iter_modules(exercises.__path__) if name.startswith("part_")]
@@ -31,8 +34,8 @@ MISTAKES = [
 
 
 def measured(exercise, card, sentence):
-    """Whether a challenge's card says the sentence, and then what was measured."""
-    return isinstance(exercise, Challenge) and card.text.startswith(f"{sentence} ")
+    """Whether a task's card says the sentence, and then what was measured."""
+    return isinstance(exercise, Task) and card.text.startswith(f"{sentence} ")
 
 
 def stub(*arguments):
@@ -444,19 +447,22 @@ def test_what_an_answer_does_besides_answering_is_told(answer, told, capsys):
 
 
 def count_to(goal):
-    """A challenge: return a number that is large enough."""
-    return Challenge(
-        "t", lambda: goal, ["h"], [], judge=lambda made: ("Too small." * (made < goal), f"It is {made}."), praise="Yes."
-    )
+    """A task that is run: return a number that is large enough."""
+
+    def judge(made):
+        require(made >= goal, f"Too small. It is {made}.")
+        return f"It is {made}."
+
+    return Task("t", lambda: goal, ["h"], [], stages={"a number": judge}, run=True, praise="Yes.")
 
 
-def test_a_challenge_takes_every_answer_that_is_good_enough_and_says_what_was_measured():
+def test_a_task_takes_every_answer_that_is_good_enough_and_says_what_was_measured():
     assert count_to(5).check(lambda: 5).text == "Yes. It is 5." and count_to(5).check(lambda: 9).sign == "✓"
     assert count_to(5).check(lambda: 4).text == "Too small. It is 4."
     assert count_to(5).check(lambda: [].sort()).text == "It returns nothing; is the return missing?"
 
 
-def test_a_challenge_says_where_an_answer_failed_and_leaves_random_numbers_alone():
+def test_a_task_says_where_an_answer_failed_and_leaves_random_numbers_alone():
     def answer():
         torch.manual_seed(1)
         size = "five"

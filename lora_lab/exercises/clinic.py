@@ -25,7 +25,7 @@ from ..material.models import DigitClassifier
 from ..pictures.charts import twin_curves
 from ..pictures.tables import table
 from ..training import accuracy, default_loss, evaluate, train_model
-from .engine import Card
+from .cards import Card
 
 LR = 0.01
 

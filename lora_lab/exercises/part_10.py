@@ -10,7 +10,8 @@ from ..material.forgetting import FORGETTING
 from ..material.models import TinyGPT, shipped_adapter, windows
 from ..material.texts import held_out
 from ..training import evaluate
-from .engine import Challenge, Exercise
+from .engine import Exercise
+from .kinds import Task, require
 
 
 def not_beaten(points):
@@ -188,33 +189,38 @@ def both_texts():
     return model
 
 
-def _both(model):
-    """What a model still lacks, and its losses on names and prose that nothing else in the notebook is measured on."""
-    if not isinstance(model, TinyGPT):
-        return "Return the model itself, a TinyGPT.", f"This is of type {type(model).__name__}."
+def _has_room(model):
+    require(isinstance(model, TinyGPT), f"Return the model itself, a TinyGPT. This is of type {type(model).__name__}.")
     try:
         numbers = sum(parameter.numel() for parameter in lora_parameters(model).values())
     except ValueError:
-        return "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged.", ""
+        numbers = 0
+    require(numbers, "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged.")
+    require(
+        count_parameters(model).total - numbers == count_parameters(TinyGPT()).total,
+        "Something besides A and B was added to the model.",
+    )
+    require(
+        numbers <= 60_000,
+        f"A and B hold {numbers:,} numbers together, more than 60,000: lower the rank, or choose fewer places.",
+    )
+    return f"{numbers:,} numbers."
+
+
+def _reads_both(model):
+    # Pieces that nothing else in the notebook is measured on.
     names, prose = (
         evaluate(model, *(half[start::every] for half in windows(held_out(kind), 128)))
         for kind, start, every in (("names", 3, 6), ("prose", 1, 2))
     )
-    found = f"Names {names:.2f}, prose {prose:.2f}, {numbers:,} numbers."
-    if numbers > 60_000:
-        return "A and B hold more than 60,000 numbers together: lower the rank, or choose fewer places.", found
-    if count_parameters(model).total - numbers != count_parameters(TinyGPT()).total:
-        return "Something besides A and B was added to the model.", found
-    if names > 1.35 and prose > 1.55:
-        return (
-            "It has learned too little and forgotten too much: another strength mends only one of them. Try another rate.",
-            found,
-        )
-    if names > 1.35:
-        return "It has not learned enough: the names are to be at 1.35 or less.", found
-    if prose > 1.55:
-        return "It has forgotten too much: the prose is to be at 1.55 or less.", found
-    return "", found
+    found = f"Names {names:.2f}, prose {prose:.2f}."
+    require(
+        names <= 1.35 or prose <= 1.55,
+        f"It has learned too little and forgotten too much: another strength mends only one of them. Try another rate. {found}",
+    )
+    require(names <= 1.35, f"It has not learned enough: the names are to be at 1.35 or less. {found}")
+    require(prose <= 1.55, f"It has forgotten too much: the prose is to be at 1.55 or less. {found}")
+    return found
 
 
 def _shipped(rank, rate, strength=1.0):
@@ -245,10 +251,14 @@ def _something_more():
     return model
 
 
-both_texts = Challenge(
+both_texts = Task(
     title="Both texts",
     reference=both_texts,
-    judge=_both,
+    run=True,
+    stages={
+        "a TinyGPT with a LoRA of at most 60,000 numbers": _has_room,
+        "names at 1.35 or less, prose at 1.55 or less": _reads_both,
+    },
     hints=[
         "Where on the plane above lies the goal, and which ranks with at most 60,000 numbers get near it? The slider shows it.",
         "Rank 4 everywhere has 55,296 numbers. As shipped it learns too little at one rate and forgets too much at the others. What costs no training?",
@@ -263,11 +273,11 @@ both_texts = Challenge(
         ),
         (
             _shipped(16, 0.003, 0.5),
-            "A and B hold more than 60,000 numbers together: lower the rank, or choose fewer places.",
+            "A and B hold 221,184 numbers together, more than 60,000: lower the rank, or choose fewer places.",
         ),
         (_untrained, "It has not learned enough: the names are to be at 1.35 or less."),
         (TinyGPT.pretrained, "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged."),
-        (lambda: _untrained().state_dict(), "Return the model itself, a TinyGPT."),
+        (lambda: _untrained().state_dict(), "Return the model itself, a TinyGPT. This is of type OrderedDict."),
         (_something_more, "Something besides A and B was added to the model."),
     ],
     praise="Both texts with one adapter.",

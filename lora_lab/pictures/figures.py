@@ -106,6 +106,21 @@ def mark_level(axes, name, height, x=0.01, **sides):
     axes.annotate(name, (x, height), xycoords=("axes fraction", "data"), color="#555555", **{"va": "bottom"} | sides)
 
 
+@styled
+def mark_guess(picture, axis, number):
+    """Mark what the reader has guessed in every panel of a figure: across at a height, "y", or upright, "x"."""
+    style = {"textcoords": "offset points", "color": "#CC3377"}
+    for axes in picture.axes:
+        line = {"color": style["color"], "linestyle": ":", "linewidth": 2.5}
+        if axis == "y":
+            axes.axhline(number, **line)
+            axes.annotate("your guess", (0.99, number), (0, 3), xycoords=("axes fraction", "data"), ha="right", **style)
+        else:
+            axes.axvline(number, **line)
+            axes.annotate("your guess", (number, 0.99), (5, 0), xycoords=("data", "axes fraction"), va="top", **style)
+    picture.alt += f" Your guess: {number:g}."
+
+
 def legend_beside(axes):
     """The legend at the right of the axes, where it hides no line."""
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
