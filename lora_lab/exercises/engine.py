@@ -145,19 +145,23 @@ class Exercise:
 
         with laboratory():
             try:
-                result = self.observe(recorded, *arguments)
-            except Exception as error:
-                if returned and returned[0] is None:
-                    return Fault("it returns nothing; is the return missing?")
-                if returned and answer is not self.reference:
-                    wanted = kind(self.reference(*copy.deepcopy(case)))
-                    return Fault(f"it returns {describe(returned[0])}, and {wanted} is asked for")
-                return Fault(f"it raises {type(error).__name__}: {error}", own_line([answer], error))
-            if seeds - {SEED}:
-                return Fault("it sets the seed of all random numbers, which belongs to whoever calls it")
+                result, error = self.observe(recorded, *arguments), None
+            except Exception as caught:
+                result, error = None, caught
         for i, (now, before) in enumerate(zip(arguments, case, strict=True)):
-            if isinstance(before, torch.Tensor) and not torch.equal(now, before):
+            if _is_data(before) and not same(now, before):
                 return Fault(f"it writes into its argument {self._names()[i]}, which belongs to somebody else")
+        if seeds - {SEED}:
+            return Fault("it sets the seed of all random numbers, which belongs to whoever calls it")
+        if error and returned and returned[0] is None:
+            return Fault("it returns nothing; is the return missing?")
+        if error and returned and answer is not self.reference:
+            wanted = kind(self.reference(*copy.deepcopy(case)))
+            return Fault(f"it returns {describe(returned[0])}, and {wanted} is asked for")
+        if error:
+            return Fault(f"it raises {type(error).__name__}: {error}", own_line([answer], error))
+        if inspect.isgenerator(result):
+            return Fault("it gives a generator, from which one can read once; make a list of it: list(...)")
         return result
 
 
@@ -166,12 +170,17 @@ def laboratory():
     """A place where the caller's random numbers stay untouched, and memory that nobody has filled holds NaN."""
     strict = torch.are_deterministic_algorithms_enabled()
     lenient = torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(strict, warn_only=lenient)
+
+
+def _is_data(argument):
+    """Whether an argument is numbers, which nobody is asked to change."""
+    return isinstance(argument, (torch.Tensor, list))
 
 
 def own_line(answers, error):
