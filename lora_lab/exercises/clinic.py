@@ -420,7 +420,7 @@ PATIENTS = [
         "frozen",
         frozen_sick,
         frozen_cured,
-        ("both zero", "slow", "optimizer", "frozen"),
+        ("both zero", "slow", "frozen", "optimizer"),
         {
             "both zero": "Then 3,328 numbers would want to learn, and find no gradient. Look at how many want to learn.",
             "slow": "A loss that falls too slowly still falls, and B would have a gradient.",
@@ -434,7 +434,7 @@ PATIENTS = [
         "random B",
         random_b_sick,
         random_b_cured,
-        ("bias", "random B", "fan", "fast"),
+        ("random B", "bias", "fan", "fast"),
         {
             "bias": "Then more numbers would learn than in the twin. The counts agree.",
             "fan": "The largest number in A is the twin's. And while B is zero, no A changes the output.",
@@ -448,7 +448,7 @@ PATIENTS = [
         "optimizer",
         optimizer_sick,
         optimizer_cured,
-        ("frozen", "both zero", "optimizer", "slow"),
+        ("frozen", "both zero", "slow", "optimizer"),
         {
             "frozen": "3,328 numbers want to learn, as many as in the twin.",
             "both zero": "Then B would have no gradient. It has the same as the twin's.",
@@ -462,7 +462,7 @@ PATIENTS = [
         "both zero",
         both_zero_sick,
         both_zero_cured,
-        ("both zero", "frozen", "random B", "optimizer"),
+        ("frozen", "both zero", "random B", "optimizer"),
         {
             "frozen": "3,328 numbers want to learn, as many as in the twin. What do they learn from?",
             "random B": "With A at zero the output would indeed stay. But then A would have a gradient, and the loss would fall.",
@@ -476,7 +476,7 @@ PATIENTS = [
         "bias",
         bias_sick,
         bias_cured,
-        ("twice", "rank", "merged twice", "bias"),
+        ("twice", "bias", "rank", "merged twice"),
         {
             "twice": "Then there would be more LoRA layers than in the twin.",
             "rank": "It is the same rank. And the pretrained numbers have changed, which no rank can do.",
@@ -490,7 +490,7 @@ PATIENTS = [
         "alpha",
         alpha_sick,
         alpha_cured,
-        ("fast", "alpha", "rank", "fan"),
+        ("fast", "rank", "fan", "alpha"),
         {
             "fast": "The twin is trained at the same rate. What makes every change of B count so much more here?",
             "rank": "Both have 13,312 numbers: the rank is the same.",
@@ -504,7 +504,7 @@ PATIENTS = [
         "twice",
         twice_sick,
         healthy,
-        ("rank", "turned", "twice", "bias"),
+        ("twice", "rank", "turned", "bias"),
         {
             "rank": "Twice the rank would double the count as well. But how many LoRA layers are there?",
             "turned": "That could explain what happened in use. It can't explain the count at the start.",
@@ -519,7 +519,7 @@ PATIENTS = [
         "fan",
         fan_sick,
         fan_cured,
-        ("fan", "random B", "fast", "alpha"),
+        ("random B", "fast", "fan", "alpha"),
         {
             "random B": "Then the output would have changed before training.",
             "fast": "The twin is trained at the same rate and is well. Why is it too high for this one alone?",
@@ -533,7 +533,7 @@ PATIENTS = [
         "merged twice",
         healthy,
         healthy,
-        ("turned", "fast", "tied", "merged twice"),
+        ("turned", "merged twice", "fast", "tied"),
         {
             "turned": "Then the change would be another one. This one is the twin's, times two: 1.44 and 0.72.",
             "fast": "After training it was as good as the twin. It was lost on the way into use.",
@@ -548,7 +548,7 @@ PATIENTS = [
         "turned",
         healthy,
         healthy,
-        ("not loaded", "turned", "merged twice", "fast"),
+        ("not loaded", "merged twice", "fast", "turned"),
         {
             "not loaded": "Then the output in use would be the pretrained model's. It differs, and helps nobody.",
             "merged twice": "The pretrained numbers have not changed at all, so nothing was merged.",
@@ -563,7 +563,7 @@ PATIENTS = [
         "tied",
         tied_sick,
         tied_cured,
-        ("merged twice", "turned", "tied", "random B"),
+        ("tied", "merged twice", "turned", "random B"),
         {
             "merged twice": "Then the change would be twice the twin's. It is the same, but in two layers instead of one.",
             "turned": "Nothing was read from a file. The update was merged in memory, in both.",

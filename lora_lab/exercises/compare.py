@@ -120,7 +120,7 @@ def same(actual, expected):
         and (actual.requires_grad != expected.requires_grad or actual.dtype != expected.dtype)
     ):
         return False
-    return a.shape == e.shape and torch.allclose(a, e, rtol=1e-4, atol=1e-6)
+    return a.shape == e.shape and torch.allclose(a, e, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def fails_alike(actual, wrong):
@@ -163,7 +163,7 @@ def labelled(name, value):
     if isinstance(value, torch.Tensor) and value.numel() > 6:
         return f"{name} ({' × '.join(map(str, value.shape))})"
     if isinstance(value, torch.nn.Module):
-        return f"a {name}"
+        return f"{name}={value!r}" if not list(value.children()) else f"a {name}"
     return f"{name}={_short(value)}"
 
 

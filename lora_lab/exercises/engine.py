@@ -129,7 +129,7 @@ class Exercise:
     def _twice(self, answer, case):
         """The result of one case, if a second call gives the same."""
         first, again = (self._result(answer, case) for _ in range(2))
-        if same(first, again) or not same(first, copy.deepcopy(first)):  # NaN, a fault, an object of one's own
+        if same(first, again) or not same(first, copy.deepcopy(first)):  # a fault, an object of one's own
             return first
         return Fault("it gives something else the second time; does it keep something between two calls?")
 
@@ -194,7 +194,7 @@ def own_line(answers, error):
         return ""
     frame = frames[-1][0]
     words = dict.fromkeys(re.findall(r"[A-Za-z_]\w*", source))
-    stood = [labelled(word, frame.f_locals[word]) for word in words if word in frame.f_locals]
+    stood = [labelled(word, frame.f_locals[word]) for word in words if word in frame.f_locals and word != "self"]
     return f" The line is: {source}" + f"   with {', '.join(stood)}" * bool(stood)
 
 

@@ -7,79 +7,11 @@ import torch
 from torch import nn
 
 from .engine import Exercise
-
-
-def lora_forward(x, W, b, A, B, scale):
-    return x @ W.T + b + scale * (x @ A @ B)
-
-
-def _layer_case(rows, m, n, rank, scale):
-    random = torch.Generator().manual_seed(rows)
-    shapes = ((rows, m), (n, m), (n,), (m, rank), (rank, n))
-    x, W, b, A, B = (torch.randn(*shape, generator=random) for shape in shapes)
-    return x, W, b, A.requires_grad_(), B.requires_grad_(), scale
-
-
-lora_forward = Exercise(
-    title="The forward pass",
-    reference=lora_forward,
-    cases=[_layer_case(5, 6, 4, 2, 2.0), _layer_case(3, 4, 4, 1, 0.5)],
-    hints=[
-        "Two paths run side by side from x and are added at the end.",
-        "The frozen path is a linear layer's: x @ W.T + b. The other goes through A first, then through B.",
-        "x @ W.T + b + scale * (x @ A @ B)",
-    ],
-    misconceptions=[
-        (
-            lambda x, W, b, A, B, s: x @ W.T + b + x @ A @ B,
-            "The scale is missing: it multiplies the path through A and B.",
-        ),
-        (
-            lambda x, W, b, A, B, s: s * (x @ W.T + b + x @ A @ B),
-            "The scale belongs to the path through A and B alone; the frozen layer stays as it was.",
-        ),
-        (
-            lambda x, W, b, A, B, s: s * (x @ W.T + b) + x @ A @ B,
-            "The scale is on the wrong path: it multiplies the path through A and B, and the frozen layer stays as it was.",
-        ),
-        (
-            lambda x, W, b, A, B, s: x @ W.T + b + s * (A @ B),
-            "A @ B is the change of the weight. x has to go through it: x @ A @ B.",
-        ),
-        (
-            lambda x, W, b, A, B, s: x @ (W.T + s * A @ B + b),
-            "The bias is added after x has been multiplied: outside the parentheses.",
-        ),
-        (
-            lambda x, W, b, A, B, s: x @ W.T + s * (x @ A @ B),
-            "The bias b is missing. It is frozen, but it still takes part.",
-        ),
-        (
-            lambda x, W, b, A, B, s: x @ W.T + b + s * s * (x @ A @ B),
-            "The scale counts twice. Apply it once, to x @ A or to the product.",
-        ),
-        (
-            lambda x, W, b, A, B, s: x @ W.T + b + s / A.shape[1] * (x @ A @ B),
-            "The scale is alpha/rank already. Don't divide by the rank again.",
-        ),
-        (lambda x, W, b, A, B, s: s * (x @ A @ B), "That is the update alone. Add what the frozen layer computes."),
-        (
-            lambda x, W, b, A, B, s: x @ W.T + b,
-            "That is the frozen layer alone. Add scale times the path through A and B.",
-        ),
-        (lambda x, W, b, A, B, s: x @ W.T + b - s * (x @ A @ B), "The update is added, not subtracted."),
-        (
-            lambda x, W, b, A, B, s: x @ W.T + b + (x @ A @ B) / s,
-            "The update is multiplied by the scale, not divided. Alpha was divided by the rank already.",
-        ),
-    ],
-    praise="Computed from left to right, A @ B itself need never be built.",
-)
+from .kinds import Task, require
 
 
 def freeze(linear):
-    linear.weight.requires_grad = False
-    linear.bias.requires_grad = False
+    linear.requires_grad_(False)
 
 
 def _freeze_weight(linear):
@@ -100,8 +32,12 @@ def _freeze_a_copy(linear):
     return copy.deepcopy(linear).requires_grad_(False)
 
 
-def _observe_freezing(answer):
-    linear = nn.Linear(6, 4)
+def _weight_and_bias(linear):
+    linear.weight.requires_grad = False
+    linear.bias.requires_grad = False
+
+
+def _observe_freezing(answer, linear):
     before = copy.deepcopy(linear.state_dict())
     returned = answer(linear)
     trainable = [name for name, parameter in linear.named_parameters() if parameter.requires_grad]
@@ -119,6 +55,7 @@ def _observe_freezing(answer):
 freeze = Exercise(
     title="Freeze the layer",
     reference=freeze,
+    cases=[(nn.Linear(6, 4),), (nn.Linear(6, 4, bias=False),)],
     observe=_observe_freezing,
     hints=[
         "Every parameter of a torch layer carries a switch that says whether it takes a gradient.",
@@ -129,6 +66,10 @@ freeze = Exercise(
         (
             _freeze_weight,
             "The weight is frozen and the bias is not: linear.bias still takes a gradient. It is the notes' own mistake.",
+        ),
+        (
+            _weight_and_bias,
+            "Right for a layer that has a bias. With nn.Linear(…, bias=False) it is None: run over linear.parameters(), or freeze the whole layer at once.",
         ),
         (
             lambda linear: linear.bias.requires_grad_(False),
@@ -165,6 +106,7 @@ def _observe_start(answer, m, n, rank):
         "the shape of B": str(tuple(B.shape)),
         "the size of A's numbers": _filling(A.detach(), m, n, rank),
         "the start of B": "not zero" if B.any() else "zero",
+        "what an optimizer would take": str([name for name, half in (("A", A), ("B", B)) if half.is_leaf]),
     }
 
 
@@ -246,4 +188,216 @@ new_A_and_B = Exercise(
         ),
     ],
     praise="B at zero keeps the model as it was, A at random lets B learn in the first step.",
+)
+
+
+class LoRALinear(nn.Module):
+    def __init__(self, linear, rank, alpha):
+        super().__init__()
+        self.linear = linear.requires_grad_(False)
+        bound = 1 / math.sqrt(linear.in_features)
+        self.A = nn.Parameter(torch.empty(linear.in_features, rank).uniform_(-bound, bound))
+        self.B = nn.Parameter(torch.zeros(rank, linear.out_features))
+        self.scale = alpha / rank
+
+    def forward(self, x):
+        return self.linear(x) + self.scale * (x @ self.A @ self.B)
+
+
+def _built(LoRALinear, bias=True, alpha=6):
+    """A layer 6 → 4 of rank 3, and the pretrained layer that it was made from."""
+    linear = nn.Linear(6, 4, bias=bias)
+    layer = LoRALinear(linear, 3, alpha)
+    require(
+        isinstance(layer, nn.Module),
+        "It is no module: class LoRALinear(nn.Module). torch finds parameters in modules only.",
+    )
+    return layer, linear
+
+
+def _halves(layer):
+    """What learns in a layer 6 → 4 of rank 3, as A (6, 3) and B (3, 4), however it is stored."""
+    learning = [p for p in layer.parameters() if p.requires_grad]
+    found = {tuple(p.shape): p for p in learning}
+    A, B = (found.get(shape, found.get(shape[::-1])) for shape in ((6, 3), (3, 4)))
+    return learning, [
+        half if half is None or half.shape == shape else half.T for half, shape in ((A, (6, 3)), (B, (3, 4)))
+    ]
+
+
+def _holds_its_pieces(LoRALinear):
+    layer, linear = _built(LoRALinear)
+    learning, (A, B) = _halves(layer)
+    require(learning, "Nothing in it learns. A and B are to be nn.Parameter, each in an attribute of self.")
+    for name, pretrained in linear.named_parameters():
+        learns = any(p.shape == pretrained.shape and torch.equal(p, pretrained) for p in learning)
+        require(not learns, f"The pretrained {name} still learns: freeze the layer, weight and bias.")
+    require(
+        A is not None and B is not None and len(learning) == 2,
+        f"For 6 → 4 and rank 3, A is (6, 3) and B (3, 4), and nothing else learns. What learns here: {[tuple(p.shape) for p in learning]}.",
+    )
+    require(not B.any(), "B does not start at zero, so the layer would not start as the pretrained one.")
+    require(A.any(), "A starts at zero, too, so neither would ever get a gradient.")
+    size = _filling(A.detach(), 6, 4, 3)
+    require(size == "that of ±1/√in_features", f"A's numbers: {size}. Spread them over ±1/√in_features.")
+
+
+def _starts_as_pretrained(LoRALinear):
+    for bias in (True, False):
+        layer, linear = _built(LoRALinear, bias)
+        for x in (torch.randn(5, 6), torch.randn(2, 3, 6)):
+            _agree(layer(x), linear(x), "Before training it must give what the pretrained layer gives", x)
+
+
+def _agree(actual, expected, sentence, x):
+    shape = " × ".join(map(str, x.shape))
+    require(
+        isinstance(actual, torch.Tensor), f"forward gives no tensor but {type(actual).__name__}; is the return missing?"
+    )
+    require(
+        actual.shape == expected.shape,
+        f"For x ({shape}) the output has shape {tuple(actual.shape)}, and {tuple(expected.shape)} is right.",
+    )
+    off = (actual - expected).abs().max().item()
+    require(off < 1e-5, f"{sentence}. For x ({shape}) it is off by {off:.2g}.")
+
+
+def _adds_the_update(LoRALinear):
+    for alpha in (6, 1.5):
+        layer, linear = _built(LoRALinear, alpha=alpha)
+        _, (A, B) = _halves(layer)
+        with torch.no_grad():
+            A.normal_(), B.normal_()
+        x = torch.randn(5, 6)
+        update, product = layer(x) - linear(x), x @ A @ B
+        require(update.abs().max() > 1e-6, "What A and B hold now makes no difference: compute with them in forward.")
+        times = ((update * product).sum() / product.square().sum()).item()
+        if torch.allclose(update, times * product, atol=1e-4):
+            require(
+                abs(times - alpha / 3) < 1e-3,
+                f"With alpha {alpha:g} and rank 3 the update counts {times:.3g} times. s is alpha / rank, {alpha / 3:g}.",
+            )
+        _agree(layer(x), linear(x) + alpha / 3 * product, "It must give linear(x) + s · x A B", x)
+
+
+def _learns(LoRALinear):
+    layer, linear = _built(LoRALinear)
+    before = copy.deepcopy(linear.state_dict())
+    learning, (A, B) = _halves(layer)
+    start, optimizer = [half.detach().clone() for half in (A, B)], torch.optim.SGD(learning, lr=0.1)
+    x, y = torch.randn(20, 6), torch.randn(20, 4)
+    losses = []
+    for _ in range(5):
+        loss = (layer(x) - y).square().mean()
+        require(loss.requires_grad, "The output carries no gradient: .data, .detach() or no_grad() in forward?")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    for name, half, then in (("A", A, start[0]), ("B", B, start[1])):
+        require(not torch.equal(half, then), f"Five steps have not changed {name}: does the gradient reach it?")
+    require(losses[-1] < losses[0], "Five steps have not lowered the loss.")
+    kept = all(torch.equal(linear.state_dict()[name], value) for name, value in before.items())
+    require(kept, "The pretrained numbers have changed in training.")
+    return f"Loss {losses[0]:.2f} → {losses[-1]:.2f} in five steps, W untouched."
+
+
+_Right = LoRALinear
+
+
+class _BiasLeftFree(_Right):
+    def __init__(self, linear, rank, alpha):
+        super().__init__(linear, rank, alpha)
+        linear.bias.requires_grad_(True)
+
+
+class _PlainTensors(nn.Module):
+    def __init__(self, linear, rank, alpha):
+        super().__init__()
+        self.linear = linear.requires_grad_(False)
+        self.A, self.B = torch.randn(linear.in_features, rank), torch.zeros(rank, linear.out_features)
+
+    def forward(self, x):
+        return self.linear(x) + x @ self.A @ self.B
+
+
+class _BothRandom(_Right):
+    def __init__(self, linear, rank, alpha):
+        super().__init__(linear, rank, alpha)
+        nn.init.normal_(self.B)
+
+
+class _BiasTwice(_Right):
+    def forward(self, x):
+        return super().forward(x) + (0 if self.linear.bias is None else self.linear.bias)
+
+
+class _NeedsABias(_Right):
+    def forward(self, x):
+        return x @ self.linear.weight.T + self.linear.bias + self.scale * (x @ self.A @ self.B)
+
+
+class _AlphaAlone(_Right):
+    def __init__(self, linear, rank, alpha):
+        super().__init__(linear, rank, alpha)
+        self.scale = alpha
+
+
+class _ScalesAll(_Right):
+    def forward(self, x):
+        return self.linear(x) + self.scale * (x @ self.A @ self.B) * (1 + self.linear.weight.mean())
+
+
+class _ProductKept(_Right):
+    def __init__(self, linear, rank, alpha):
+        super().__init__(linear, rank, alpha)
+        self.delta = (self.scale * self.A @ self.B).detach()
+
+    def forward(self, x):
+        return self.linear(x) + x @ self.delta
+
+
+class _Detached(_Right):
+    def forward(self, x):
+        return self.linear(x) + self.scale * (x @ self.A.data @ self.B.data)
+
+
+class _ADetached(_Right):
+    def forward(self, x):
+        return self.linear(x) + self.scale * (x @ self.A.detach() @ self.B)
+
+
+class _NoReturn(_Right):
+    def forward(self, x):
+        self.linear(x) + self.scale * (x @ self.A @ self.B)
+
+
+LoRALinear = Task(
+    title="The layer as a class",
+    reference=LoRALinear,
+    stages={
+        "it holds the frozen layer, and an A and a B that learn": _holds_its_pieces,
+        "it starts as the pretrained layer": _starts_as_pretrained,
+        "it adds s · x A B, with s = alpha / rank": _adds_the_update,
+        "it learns, and the pretrained numbers stay": _learns,
+    },
+    hints=[
+        "Two exercises are behind you: freeze, and where A and B start. In __init__, put their results into self.",
+        "super().__init__() first. Then self.linear = linear, frozen, self.A = nn.Parameter(…), self.B = nn.Parameter(…), and the scale. Which stage is the first that fails?",
+        "forward returns self.linear(x) + self.scale * (x @ self.A @ self.B). The frozen layer brings its bias, if it has one.",
+    ],
+    misconceptions=[
+        (_BiasLeftFree, "The pretrained bias still learns: freeze the layer, weight and bias."),
+        (_PlainTensors, "Nothing in it learns. A and B are to be nn.Parameter, each in an attribute of self."),
+        (_BothRandom, "B does not start at zero, so the layer would not start as the pretrained one."),
+        (_BiasTwice, "Before training it must give what the pretrained layer gives. For x (5 × 6) it is off by"),
+        (_NeedsABias, "It raises TypeError: unsupported operand type(s) for +: 'Tensor' and 'NoneType'."),
+        (_AlphaAlone, "With alpha 6 and rank 3 the update counts 6 times. s is alpha / rank, 2."),
+        (_ScalesAll, "With alpha 6 and rank 3 the update counts"),
+        (_ProductKept, "What A and B hold now makes no difference: compute with them in forward."),
+        (_Detached, "The output carries no gradient: .data, .detach() or no_grad() in forward?"),
+        (_ADetached, "Five steps have not changed A: does the gradient reach it?"),
+        (_NoReturn, "forward gives no tensor but NoneType; is the return missing?"),
+    ],
+    praise="That is LinearWithLoRA, but for what a package has to check.",
 )

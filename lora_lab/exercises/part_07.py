@@ -1,10 +1,19 @@
 """The exercises of notebook 07."""
 
+import copy
+import math
+
 import torch
 from torch import nn
 
 from ..adapt import replace_linear_with_lora
+from ..checkup import doctor
+from ..find import lora_layers
+from ..layer import LinearWithLoRA
+from ..training import accuracy, train_model
+from .clinic import PATIENTS, visit
 from .engine import Exercise
+from .kinds import Task, require
 
 
 def startup_difference(model, pretrained, X):
@@ -12,14 +21,19 @@ def startup_difference(model, pretrained, X):
         return (model(X) - pretrained(X)).abs().max().item()
 
 
-def _two_models(seed):
-    """An adapted model whose B is not zero, the pretrained one, and inputs."""
+def _two_models(seed, size=1.0, outputs=1.0):
+    """An adapted model that does not start where it should, the pretrained one, and inputs."""
     torch.manual_seed(seed)
-    pretrained, model = (nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4)) for _ in range(2))
+    pretrained, model = (nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4)).double() for _ in range(2))
+    with torch.no_grad():
+        pretrained[2].weight *= outputs
+        pretrained[2].bias += 2 * outputs
     model.load_state_dict(pretrained.state_dict())
     replace_linear_with_lora(model, rank=2)
-    nn.init.normal_(model[2].lora.B)
-    return model, pretrained, torch.randn(7, 5)
+    nn.init.normal_(model[2].lora.B, std=size)
+    with torch.no_grad():  # what was pretrained has changed, too, so that switching LoRA off does not bring it back
+        model[0].linear.bias += size / 2
+    return model, pretrained, torch.randn(7, 5).double()
 
 
 def _plain(number):
@@ -36,7 +50,7 @@ def _largest_of_each(model, pretrained, X):
 startup_difference = Exercise(
     title="Does it start where it should?",
     reference=startup_difference,
-    cases=[_two_models(0), _two_models(1)],
+    cases=[_two_models(0), _two_models(1), _two_models(2, size=2e-4), _two_models(3, size=1e-6, outputs=1000)],
     observe=lambda answer, *case: _plain(answer(*case)),
     hints=[
         "Send the same X through both models. What should the two outputs have in common before training?",
@@ -96,21 +110,27 @@ def not_held(model, optimizer):
 
 
 def _observe_not_held(answer):
-    """Its answers for an optimizer made too early, for one with two groups and a gap, and for one that has all."""
+    """Its answers for an optimizer made too early, for others with a gap, and for one that has all."""
     results = []
-    for kind in ("early", "groups", "all"):
+    for kind in ("early", "groups", "turned", "all"):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
         early = torch.optim.Adam(model.parameters())
         replace_linear_with_lora(model, rank=2)
         first, second = model[0].lora, model[1].lora
         groups = [{"params": [first.A, first.B]}, {"params": [second.A], "lr": 0.1}]
-        made = {"early": early, "groups": torch.optim.SGD(groups, lr=1)}
+        turned = [second.B, second.A, first.B]
+        made = {"early": early, "groups": torch.optim.SGD(groups, lr=1), "turned": torch.optim.SGD(turned, lr=1)}
         result = answer(model, made.get(kind) or torch.optim.Adam(model.parameters()))
         if isinstance(result, str):
             raise TypeError
         results.append(str(sorted(map(_named, result))))
-    cases = ("an optimizer made before LoRA", "one with two groups and a gap", "one that holds everything")
+    cases = (
+        "an optimizer made before LoRA",
+        "one with two groups and a gap",
+        "one that holds them from last to first, but for one",
+        "one that holds everything",
+    )
     return {f"the answer for {case}": result for case, result in zip(cases, results, strict=True)}
 
 
@@ -162,6 +182,19 @@ def _by_number(model, optimizer):
     return [name for name, p in model.named_parameters() if p.requires_grad and p not in held]
 
 
+def _used_up(model, optimizer):
+    held = (p for group in optimizer.param_groups for p in group["params"])
+    return [name for name, p in model.named_parameters() if p.requires_grad and not any(p is q for q in held)]
+
+
+def _first_missing(model, optimizer):
+    return not_held.reference(model, optimizer)[:1]
+
+
+def _without_gradients(model, optimizer):
+    return [name for name, p in model.state_dict().items() if p.requires_grad]
+
+
 def _by_state(model, optimizer):
     return [name for name, p in model.named_parameters() if p.requires_grad and p not in optimizer.state]
 
@@ -192,6 +225,15 @@ not_held = Exercise(
             _by_number,
             "state_dict() numbers the parameters 0, 1, 2, … Look into optimizer.param_groups, where they are themselves.",
         ),
+        (
+            _used_up,
+            "A generator can be read through once: the first search uses it up. Make a list or a set of it.",
+        ),
+        (_first_missing, "That stops at the first one. A return inside the loop ends it: collect all the names."),
+        (
+            _without_gradients,
+            "This list is always empty. If the names come from model.state_dict(): its tensors are detached, and none requires a gradient. named_parameters() has the parameters themselves.",
+        ),
         (_frozen_too, "Frozen parameters need no optimizer. Name only those that require a gradient."),
         (_those_held, "Those are the ones that it does hold. Asked for are the others."),
         (_parameters, "Those are the parameters themselves. A report needs their names: named_parameters()."),
@@ -205,4 +247,129 @@ not_held = Exercise(
         ),
     ],
     praise="An empty list is health. Ask before the first step, not after the last.",
+)
+
+
+def cure(model):
+    for layer in lora_layers(model).values():
+        if isinstance(layer.linear, LinearWithLoRA):
+            layer.linear = layer.linear.linear
+    for layer in lora_layers(model).values():
+        layer.linear.requires_grad_(False)
+        layer.lora.requires_grad_(True)
+        if not (layer.lora.A.any() or layer.lora.B.any()):
+            bound = 1 / math.sqrt(layer.in_features)
+            nn.init.uniform_(layer.lora.A, -bound, bound)
+    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+
+
+def _healed(number):
+    """The judge of one patient: what does the doctor say, and does it learn as its healthy twin does?"""
+
+    def judge(cure):
+        patient = PATIENTS[number - 1]
+        world, (model, _) = patient.world(), patient.admit()
+        optimizer = cure(model)
+        require(
+            isinstance(optimizer, torch.optim.Optimizer),
+            f"Return an optimizer for what learns now, as torch.optim.Adam(…, lr=0.01); this is of type {type(optimizer).__name__}.",
+        )
+        X, y = world.new.X, world.new.y
+        found = doctor(model, X[:200], y[:200], world.pretrained, optimizer).problems
+        require(not found, f"Of patient {number} the doctor still says: {'; '.join(found[:1])}.")
+        history = train_model(
+            model, X, y, 12, batch_size=64, optimizer=lambda *_, **settings: optimizer, progress=False
+        )
+        right = 100 * accuracy(model, world.new.X_test, world.new.y_test)
+        twin = visit(patient, ill=False).measured["new task, % right"]
+        require(
+            not history.stopped and right > twin - 5,
+            f"The doctor finds nothing any more, but patient {number} reads {right:.0f} % after its training and its twin {twin:.0f} %. At which rate does the optimizer go?",
+        )
+
+    return judge
+
+
+def _leaves_the_healthy_alone(cure):
+    world = PATIENTS[0].world()
+    torch.manual_seed(0)
+    model = copy.deepcopy(world.pretrained)
+    replace_linear_with_lora(model, rank=4, targets=["fc1", "fc2"])
+    train_model(model, world.new.X, world.new.y, 1, 0.01, batch_size=64, progress=False)
+    before = copy.deepcopy(model.state_dict())
+    cure(model)
+    after = model.state_dict()
+    changed = [name for name in before if name not in after or not torch.equal(before[name], after[name])]
+    require(
+        not changed,
+        f"A model that is healthy and has learned something has lost it: {', '.join(changed[:2])} has changed. Treat only what is ill.",
+    )
+
+
+_the_cure = cure
+
+
+def _but(**done):
+    """The cure with one remedy left out, or given to everybody."""
+
+    def treat(model):
+        for layer in lora_layers(model).values():
+            if isinstance(layer.linear, LinearWithLoRA) and done.get("unwrap", True):
+                layer.linear = layer.linear.linear
+        for layer in lora_layers(model).values():
+            if done.get("freeze", True):
+                layer.linear.requires_grad_(False)
+            if done.get("free", True):
+                layer.lora.requires_grad_(True)
+            if done.get("everybody", False) or (done.get("fill", True) and not layer.lora.A.any()):
+                nn.init.uniform_(layer.lora.A, -0.1, 0.1)
+        parameters = [p for p in model.parameters() if p.requires_grad] or [torch.zeros(1, requires_grad=True)]
+        return torch.optim.Adam(parameters, lr=done.get("lr", 0.01))
+
+    return treat
+
+
+def _frees_everything(model):
+    model.requires_grad_(True)
+    return torch.optim.Adam(model.parameters(), lr=0.01)
+
+
+def _returns_nothing(model):
+    _the_cure(model)
+
+
+def _optimizer_first(model):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer.param_groups[0]["params"] = [p for p in model.parameters() if p.requires_grad]
+    _the_cure(model)
+    return optimizer
+
+
+cure = Task(
+    title="Cure them",
+    reference=cure,
+    stages={
+        "patient 1": _healed(1),
+        "patient 5": _healed(5),
+        "patient 4": _healed(4),
+        "patient 7": _healed(7),
+        "a healthy, trained model stays as it is": _leaves_the_healthy_alone,
+    },
+    hints=[
+        "What was wrong with each of the four, and by what can one see it in the model itself? One function for all: look, and treat what is ill.",
+        "lora_layers(model) gives the adapted layers: layer.linear is what was pretrained, layer.lora has A and B. Is layer.linear itself a LinearWithLoRA? Does lora require a gradient? Are A and B both zero?",
+        "Unwrap: layer.linear = layer.linear.linear. Freeze: layer.linear.requires_grad_(False). Free: layer.lora.requires_grad_(True). Fill A: nn.init.uniform_ in ±1/√in_features. And the optimizer last of all.",
+    ],
+    misconceptions=[
+        (_returns_nothing, "Return an optimizer for what learns now"),
+        (_but(free=False), "Of patient 1 the doctor still says: fc1.A, fc1.B, fc2.A, fc2.B can't learn"),
+        (_but(freeze=False), "Of patient 5 the doctor still says: also learns: fc1.linear.bias, fc2.linear.bias"),
+        (_but(fill=False), "Of patient 4 the doctor still says: A and B of fc1 are both zero"),
+        (_but(unwrap=False), "Of patient 7 the doctor still says: LoRA inside LoRA"),
+        (_but(everybody=True), "A model that is healthy and has learned something has lost it: fc1.lora.A"),
+        (_but(lr=1e-6), "The doctor finds nothing any more, but patient 1 reads"),
+        (_frees_everything, "Of patient 1 the doctor still says: also learns"),
+        (_optimizer_first, "Of patient 1 the doctor still says: the optimizer does not hold"),
+    ],
+    praise="Four illnesses, one practice, and nobody harmed.",
 )

@@ -1,8 +1,13 @@
 """The exercises of notebook 08."""
 
-import torch
+import math
 
+import torch
+from torch.nn.functional import cross_entropy
+
+from ..material.models import TinyGPT, encode
 from .engine import Exercise
+from .kinds import Task, require
 
 
 def next_character(logits, temperature):
@@ -15,13 +20,32 @@ _ROWS = torch.tensor([[0.5, 2.0, -1.0], [3.0, -2.0, 0.0]])
 next_character = Exercise(
     title="The temperature",
     reference=next_character,
-    cases=[(_LOGITS, 0.5), (_LOGITS, 2.0), (_ROWS, 0.7)],
+    cases=[
+        (_LOGITS, 0.5),
+        (_LOGITS, 2.0),
+        (_ROWS, 0.7),
+        (10 * _LOGITS, 0.01),
+        (_LOGITS / 10, 0.001),
+    ],
     hints=[
         "Softmax turns logits into probabilities: positive numbers that add up to 1. Where does the temperature act?",
         "A low temperature makes the differences between logits larger, before softmax. The characters are in the last dimension.",
         "(logits / temperature).softmax(-1)",
     ],
     misconceptions=[
+        (
+            lambda logits, temperature: (
+                (logits / temperature).exp() / (logits / temperature).exp().sum(-1, keepdim=True)
+            ),
+            "Right, until exp of a large number is infinite, at a temperature of 0.01, say. softmax takes the largest logit away first, which changes nothing and can't overflow.",
+        ),
+        (
+            lambda logits, temperature: (
+                logits.softmax(-1) ** (1 / temperature)
+                / (logits.softmax(-1) ** (1 / temperature)).sum(-1, keepdim=True)
+            ),
+            "Right on paper. But at a low temperature every one of these powers is rounded to 0, and 0/0 is left: divide the logits, before softmax.",
+        ),
         (
             lambda logits, temperature: (logits * temperature).softmax(-1),
             "That is the other way round: a low temperature would make the model bolder. Divide by the temperature.",
@@ -103,13 +127,60 @@ def hold_out(text, share):
 hold_out = Exercise(
     title="Hold a part of it out",
     reference=hold_out,
-    cases=[("abcdefghij", 0.2), ("to be or not to be", 0.25), ("short", 0.1)],
+    cases=[
+        ("abcdefghij", 0.2),
+        ("to be or not to be", 0.25),
+        ("short", 0.1),
+        ("bananas", 0.4),
+        ("\n leaves at the ends\t ", 0.3),
+        ("ein Übergrößenträger", 0.5),
+        ("abab" * 5, 0.33),
+    ],
     hints=[
         "A slice of a string is a string. Where is the cut?",
         "held has int(share * len(text)) characters, so the cut is so many from the end.",
         "cut = len(text) - int(share * len(text)), then text[:cut] and text[cut:].",
     ],
     misconceptions=[
+        (
+            lambda text, share: hold_out.reference(text.strip(), share),
+            "White space is text as well. strip() loses what stands at the ends, and with it the length changes.",
+        ),
+        (
+            lambda text, share: (
+                text[: len(text) - round(share * len(text))],
+                text[len(text) - round(share * len(text)) :],
+            ),
+            "round may go up. Asked for are int(share * len(text)) characters, which rounds down.",
+        ),
+        (
+            lambda text, share: (
+                text.rstrip(text[len(text) - int(share * len(text)) :]),
+                text[len(text) - int(share * len(text)) :],
+            ),
+            "rstrip takes away any of these characters, as many as there are, and not this ending. Cut by position.",
+        ),
+        (
+            lambda text, share: (
+                text.replace(text[len(text) - int(share * len(text)) :] or "\0", ""),
+                text[len(text) - int(share * len(text)) :],
+            ),
+            "replace removes that piece wherever it stands. Cut by position.",
+        ),
+        (
+            lambda text, share: (
+                text[: len(text) - int(share * len(text))] if int(share * len(text)) else text,
+                text[-int(share * len(text)) :],
+            ),
+            "Where nothing is to be held out, text[-0:] is the whole text. Count the cut from the front.",
+        ),
+        (
+            lambda text, share: (
+                list(text[: len(text) - int(share * len(text))]),
+                list(text[len(text) - int(share * len(text)) :]),
+            ),
+            "Those are lists of characters. A slice of a string is a string: slice the text itself.",
+        ),
         (
             lambda text, share: (text[: int(share * len(text))], text[int(share * len(text)) :]),
             "That learns from the share and holds out the rest. The share is what is held out.",
@@ -172,4 +243,172 @@ hold_out = Exercise(
         ),
     ],
     praise="Whole files are better still: pages of one text resemble each other.",
+)
+
+
+def surprise(model, text):
+    if len(text) < 2:
+        raise ValueError(f"a text of {len(text)} characters has no next character that could surprise")
+    tokens, losses = encode(text), []
+    with torch.no_grad():
+        for i in range(1, len(tokens)):
+            seen = tokens[max(0, i - model.context) : i]
+            losses.append(cross_entropy(model(seen[None])[0, -1], tokens[i]).item())
+    return sum(losses) / len(losses)
+
+
+def _reader():
+    """A small model that looks back on 12 characters, and has opinions."""
+    model = TinyGPT(width=16, depth=1, heads=2, context=12)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())) / 3
+            )
+    return model
+
+
+def _measure(surprise, text):
+    model = _reader()
+    found = surprise(model, text)
+    require(found is not None, "It returns nothing; is the return missing?")
+    if isinstance(found, torch.Tensor) and found.numel() == 1:
+        require(not found.requires_grad, "The result still requires a gradient: with torch.no_grad(), and .item().")
+        found = found.item()
+    require(isinstance(found, (int, float)), f"Return one number; this is of type {type(found).__name__}.")
+    require(not math.isnan(found), f"For {text!r} it gives NaN.")
+    return found
+
+
+def _each(text):
+    """The surprise at each character but the first, in nats: (characters - 1,)."""
+    return torch.tensor([surprise.reference(_reader(), text[: i + 1]) * i for i in range(1, len(text))]).diff(
+        prepend=torch.zeros(1)
+    )
+
+
+def _reads_a_short_text(surprise):
+    for text in ("to be", "A geese"):
+        found, nats = _measure(surprise, text), _each(text)
+        logits, tokens = _reader()(encode(text)[None])[0].detach(), encode(text)
+        known = {
+            "the sum over all characters. Asked for is the mean": nats.sum(),
+            "in bits, log2. Asked for are nats, log": nats.mean() / math.log(2),
+            "the mean probability. The surprise at a character is minus its logarithm": (-nats).exp().mean(),
+            "minus the logarithm of the mean probability. Take the logarithm of each, and then the mean": -(-nats)
+            .exp()
+            .mean()
+            .log(),
+            "negative: the logarithm of a probability. The surprise is minus that": -nats.mean(),
+            "the perplexity, the exponential of the surprise": nats.mean().exp(),
+            "divided by the number of characters. There is one prediction less: nothing stands before the first": nats.sum()
+            / len(text),
+            "how surprised the model is at the character that it has just read. The output at a place is about the next one": cross_entropy(
+                logits, tokens
+            ),
+            "the surprise at the last character alone": nats[-1],
+        }
+        for what, value in known.items():
+            require(
+                abs(found - value.item()) > 1e-3 or abs(found - nats.mean().item()) < 1e-3,
+                f"For {text!r} that is {what}.",
+            )
+        right = nats.mean().item()
+        require(abs(found - right) < 1e-3, f"For {text!r} it gives {found:.4f}, and {right:.4f} is right.")
+
+
+def _reads_a_long_text(surprise):
+    for text in ("to be or not to be", "a text of forty characters, and so on ok"):
+        found, right = _measure(surprise, text), _each(text).mean().item()
+        cut = _each(text[:12]).mean().item()
+        require(
+            abs(found - cut) > 1e-3, "Of a text longer than the model can look back on it reads the beginning alone."
+        )
+        require(
+            abs(found - right) < 1e-3,
+            f"For {len(text)} characters and a model that looks back on 12 it gives {found:.4f}, and {right:.4f} is right. "
+            "Each character is predicted from all before it, but at most model.context of them.",
+        )
+
+
+def _refuses_what_says_nothing(surprise):
+    for text in ("", "a"):
+        try:
+            found = surprise(_reader(), text)
+        except ValueError:
+            continue
+        except Exception as error:
+            require(False, f"For {text!r} it raises {type(error).__name__}: {error}. Raise a ValueError that says why.")
+        require(
+            False,
+            f"For {text!r} it gives {found}. With fewer than two characters there is nothing to predict: raise ValueError(…).",
+        )
+
+
+_right = surprise
+
+
+def _short_only(model, text):
+    if len(text) < 2:
+        raise ValueError("too short")
+    tokens = encode(text)
+    return cross_entropy(model(tokens[None, :-1])[0], tokens[1:]).item()
+
+
+def _pieces(model, text):
+    tokens = encode(text)
+    losses = [
+        cross_entropy(model(piece[None, :-1])[0], piece[1:], reduction="sum").item()
+        for piece in tokens.split(model.context)
+        if len(piece) > 1
+    ]
+    return sum(losses) / (len(text) - 1)
+
+
+def _unshifted(model, text):
+    return cross_entropy(model(encode(text)[None])[0], encode(text)).item()
+
+
+def _with_gradient(model, text):
+    tokens = encode(text)
+    return cross_entropy(model(tokens[None, :-1])[0], tokens[1:])
+
+
+def _zero_for_nothing(model, text):
+    return _right(model, text) if len(text) > 1 else 0.0
+
+
+surprise = Task(
+    title="How surprising is a text?",
+    reference=surprise,
+    stages={
+        "a short text": _reads_a_short_text,
+        "a text longer than the model can look back on": _reads_a_long_text,
+        "too short a text is refused": _refuses_what_says_nothing,
+    },
+    hints=[
+        "encode(text) gives numbers, and model(tokens[None])[0] the outputs at each place. Which character is the output at place i about?",
+        "For a short text: cross_entropy(model(tokens[None, :-1])[0], tokens[1:]). For a long one, go character by character: for i, give the model tokens[max(0, i - model.context) : i] and look at its last output.",
+        "In a loop over i from 1: losses.append(cross_entropy(model(seen[None])[0, -1], tokens[i]).item()), all of it under torch.no_grad(), and the mean at the end.",
+    ],
+    misconceptions=[
+        (_unshifted, "For 'to be' that is how surprised the model is at the character that it has just read."),
+        (lambda model, text: _right(model, text) / math.log(2), "For 'to be' that is in bits, log2."),
+        (lambda model, text: _right(model, text) * (len(text) - 1), "For 'to be' that is the sum over all characters."),
+        (lambda model, text: -_right(model, text), "For 'to be' that is negative"),
+        (lambda model, text: math.exp(_right(model, text)), "For 'to be' that is the perplexity"),
+        (
+            lambda model, text: _right(model, text) * (len(text) - 1) / len(text),
+            "For 'to be' that is divided by the number",
+        ),
+        (_with_gradient, "The result still requires a gradient"),
+        (_short_only, "It raises ValueError: a text of 17 characters is longer than the 12"),
+        (
+            lambda model, text: _right(model, text[:12]),
+            "Of a text longer than the model can look back on it reads the beginning",
+        ),
+        (_pieces, "For 18 characters and a model that looks back on 12 it gives"),
+        (_zero_for_nothing, "For '' it gives 0.0."),
+    ],
+    praise="It measures any text with any such model: a page of yours, before and after.",
 )

@@ -2,6 +2,7 @@
 
 import torch
 from torch.linalg import svdvals
+from torch.nn import functional as F
 
 from .engine import Exercise
 
@@ -20,7 +21,13 @@ def _matrix(m, n, seed=0):
 share_of_the_first = Exercise(
     title="How much do the first directions hold?",
     reference=share_of_the_first,
-    cases=[(_matrix(6, 5), 2), (_matrix(4, 7), 1), (3 * _matrix(5, 5, seed=1), 3)],
+    cases=[
+        (torch.tensor([[3.0, 0.0], [0.0, 4.0]]), 1),
+        (_matrix(6, 5), 2),
+        (_matrix(4, 7), 1),
+        (3 * _matrix(5, 5, seed=1), 3),
+        (1e-4 * _matrix(6, 5), 5),
+    ],
     observe=lambda answer, *case: float(answer(*case)),
     hints=[
         "‖ΔW‖² is the sum of the squares of all numbers. It is also the sum of the squares of something else: see “How many directions?” above.",
@@ -115,6 +122,10 @@ share_of_the_first = Exercise(
         (
             lambda delta, k: svdvals(delta)[:k].square() / svdvals(delta).square().sum(),
             "Those are the k shares one by one. Add them up.",
+        ),
+        (
+            lambda delta, k: torch.linalg.eigvalsh(delta.T @ delta)[:k].sum() / delta.square().sum(),
+            "eigvalsh gives the smallest first, svdvals the largest: those are the k weakest directions.",
         ),
     ],
     praise="What the rank-k version of the matrix keeps. One minus it, under a root, is the error left of notebook 01.",
@@ -240,6 +251,22 @@ count_intruders = Exercise(
         (
             lambda W, W_new, k, t: int((_best(W, W_new)[:, :k] < t).any(0).sum()),
             "Every direction is unlike some old one. An intruder is unlike all of them: .all(0), or the largest.",
+        ),
+        (
+            lambda W, W_new, k, t: int((_best(W, W_new)[:, :1].amax(0) < t).sum()),
+            "That looks at the strongest direction alone. A return inside the loop ends it: go on through all k.",
+        ),
+        (
+            lambda W, W_new, k, t: int(
+                (torch.cosine_similarity(torch.linalg.svd(W).U, torch.linalg.svd(W_new).U)[:k].abs() < t).sum()
+            ),
+            "cosine_similarity goes over dim=1, row by row, and compares the first with the first. Directions are columns, and each is to be compared with all.",
+        ),
+        (
+            lambda W, W_new, k, t: int(
+                ((F.normalize(W, dim=0).T @ F.normalize(W_new, dim=0)[:, :k]).abs().amax(0) < t).sum()
+            ),
+            "Those are the columns of the matrices themselves. The directions are the columns of U, from torch.linalg.svd.",
         ),
         (
             lambda W, W_new, k, t: 0 * k,

@@ -31,7 +31,7 @@ not_beaten = Exercise(
     reference=not_beaten,
     cases=[
         ([(1.5, 1.3), (1.2, 1.6), (1.4, 1.7), (1.1, 3.0), (1.6, 1.3)],),
-        ([(2.0, 1.0), (1.0, 2.0), (1.0, 2.0), (1.0, 2.5), (1.8, 1.9), (1.3, 1.5)],),
+        ([(2.0, 1.0), *map(tuple, [[1.0, 2.0], [1.0, 2.0]]), (1.0, 2.5), (1.8, 1.9), (1.3, 1.5)],),  # equal, not the same object
         ([(1.4, 2.2), (1.3, 2.1)],),
         ([(1.2, 1.2)],),
         ([],),
@@ -61,6 +61,30 @@ not_beaten = Exercise(
         (
             lambda points: [p for p in points if p not in _lower(points, lambda q, p: q[0] <= p[0] and q[1] <= p[1])],
             "Those are the beaten ones. Asked for are the others.",
+        ),
+        (
+            lambda points: [p for p in points if not any(q is not p and q[0] <= p[0] and q[1] <= p[1] for q in points)],
+            "Two equal points beat each other there, and both are gone: leave out equal points, q != p, and not only p itself.",
+        ),
+        (
+            lambda points: _lower(points, lambda q, p: q < p),
+            "Tuples are compared by their first number. A point is beaten if another is at least as low in both.",
+        ),
+        (
+            lambda points: [
+                p for i, p in enumerate(points) if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points[:i])
+            ],
+            "Each point is compared with those before it alone. One that comes later may beat it, too.",
+        ),
+        (
+            lambda points: [
+                p for i, p in enumerate(points) if p in not_beaten.reference(points) and p not in points[:i]
+            ],
+            "An equal point does not beat: one that stands there twice stays twice.",
+        ),
+        (
+            lambda points: [min(points, key=sum)] if points else [],
+            "The lowest sum is one way to choose, and it says that a nat here is worth a nat there. Keep every point that is beaten by nobody.",
         ),
         (
             lambda points: [p for p in points if sum(p) == min(map(sum, points))],
@@ -110,6 +134,7 @@ divergence = Exercise(
     title="How differently does it answer?",
     reference=divergence,
     cases=[
+        (torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()),
         (_answers(2, 3, 5), _answers(2, 3, 5, seed=1)),
         (_answers(4, 7, seed=2), _answers(4, 7, seed=3)),
         (_answers(1, 2, 4, seed=4), _answers(1, 2, 4, seed=4)),
@@ -124,6 +149,26 @@ divergence = Exercise(
         (
             lambda now, before: (before.exp() * (before - now)).sum(-1).mean(),
             "That is KL(before ‖ now): a surprise weighted by the old probabilities. Weigh by the new ones.",
+        ),
+        (
+            lambda now, before: F.kl_div(before, now, log_target=True, reduction="batchmean"),
+            "batchmean divides by the first dimension alone. Take the mean over all places, whatever their dimensions.",
+        ),
+        (
+            lambda now, before: (now.exp() * (now - before)).sum(0).mean(),
+            "That sums over places. The characters are in the last dimension: sum(-1), and then the mean.",
+        ),
+        (
+            lambda now, before: (now.exp() * (now - before)).sum(1).mean(),
+            "dim=1 is the last one only where there are two. The characters are in the last dimension: sum(-1).",
+        ),
+        (
+            lambda now, before: (now.exp() * (now - before)).clamp(min=0).sum(-1).mean(),
+            "Single terms may be negative, and they have to count: only their sum is never below zero.",
+        ),
+        (
+            lambda now, before: (now * (now / before).log()).sum(-1).mean(),
+            "now and before are logarithms already: p is now.exp(), and log(p / q) is now − before.",
         ),
         (
             lambda now, before: F.kl_div(now, before, log_target=True, reduction="none").mean(),
