@@ -141,7 +141,7 @@ class Choice(Exercise):
             return Card("…", "Not attempted yet", f"Replace the ... with {wanted}.", choices=listed)
         if letter not in self.choices or (number is not None and number not in self.reasons):
             return Card("✗", "Not yet", f"Answer with {wanted}.", choices=listed)
-        right, reason = _pair(self.reference)
+        right, _ = _pair(self.reference)
         for wrong, sentence in self.misconceptions:
             if (letter != right and _pair(wrong)[0] == letter) or (letter, number) == wrong:
                 return Card("✗", "Not yet", sentence)

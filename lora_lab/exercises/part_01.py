@@ -5,7 +5,12 @@ import math
 import torch
 
 from .engine import Exercise
+from .guesses import Guess
 from .kinds import Task, require
+
+patterns_needed = Guess("patterns that are needed")
+best_by_8 = Guess("best approximated", ["start", "end", "change", "noise"])
+percent_of_layer = Guess("the adapter, in percent of the layer 64 → 10")
 
 
 def keep(U, S, Vh, rank):

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from .engine import Exercise
+from .guesses import Guess
 from .kinds import Task, require
+
+loss_at_start = Guess("the loss of NotesLayer")
+first_gradient = Guess("gets a gradient", ["A", "B", "both", "neither"])
+times_as_many = Guess("times as many multiplications")
 
 
 def freeze(linear):

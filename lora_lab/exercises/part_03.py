@@ -8,7 +8,12 @@ from ..layer import LinearWithLoRA
 from ..material.data import create_planted_task
 from ..training import evaluate, train_model
 from .engine import Exercise
+from .guesses import Guess
 from .kinds import Choice, Estimate, Task, require
+
+where_it_arrives = Guess("where the loss arrives", axis="y")
+same_rate = Guess("do they prefer the same rate?", ["yes", "no"])
+many_examples = Guess("ahead with 1,024 examples", ["LoRA", "full", "nobody"])
 
 
 def knowing_nothing(y):

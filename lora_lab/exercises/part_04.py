@@ -5,7 +5,12 @@ import math
 import torch
 
 from .engine import Exercise
+from .guesses import Guess
 from .kinds import Task, require
+
+how_far_apart = Guess("times the smallest s")
+bend = Guess("the rank at which the loss bends", axis="x")
+gradient_at_256 = Guess("the gradient of B at rank 256")
 
 
 def alpha_for(new_rank, alpha, rank):

@@ -12,7 +12,12 @@ from ..material.data import digits
 from ..material.models import DigitClassifier
 from ..training import accuracy, train_model
 from .engine import Exercise
+from .guesses import Guess
 from .kinds import Task, require
+
+mirrored_right = Guess("mirrored digits, % right")
+most_rank = Guess("needs the most rank", ["mirrored", "rotated", "inverted"])
+best_place = Guess("best for rotated digits", ["fc1", "fc2", "both"])
 
 
 def put_in(model, rank, targets):

@@ -13,7 +13,11 @@ from ..adapt import load_lora_state, lora_state, replace_linear_with_lora
 from ..adapter_file import AdapterFileError, load_adapter
 from ..find import lora_layers
 from .engine import Exercise
+from .guesses import Guess
 from .kinds import Task, require
+
+outputs_off = Guess("outputs off, in percent")
+made_smaller = Guess("of the four are made smaller")
 
 
 def merged(W, A, B, scale):

@@ -7,7 +7,11 @@ from torch.nn.functional import cross_entropy
 
 from ..material.models import TinyGPT, encode
 from .engine import Exercise
+from .guesses import Guess
 from .kinds import Task, require
+
+surprises_most = Guess("surprises most", ["code", "names", "tales"])
+errors = Guess("of the three fail with an error")
 
 
 def next_character(logits, temperature):

@@ -5,6 +5,11 @@ from torch.linalg import svdvals
 from torch.nn import functional as F
 
 from .engine import Exercise
+from .guesses import Guess
+
+main_directions = Guess("directions that do most of the work", axis="x")
+by_chance = Guess("the factor in random directions")
+cut_to_rank = Guess("full fine-tuning, cut", ["as good", "worse", "better"])
 
 
 def share_of_the_first(delta, k):

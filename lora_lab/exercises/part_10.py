@@ -11,7 +11,12 @@ from ..material.models import TinyGPT, shipped_adapter, windows
 from ..material.texts import held_out
 from ..training import evaluate
 from .engine import Exercise
+from .guesses import Guess
 from .kinds import Task, require
+
+one_better = Guess("is one of them better?", ["yes", "no"])
+best_predictor = Guess("goes better with the loss on prose", ["distance", "KL on names"])
+with_old_text = Guess("rank 16 on prose, with a tenth of old text")
 
 
 def not_beaten(points):
@@ -31,7 +36,9 @@ not_beaten = Exercise(
     reference=not_beaten,
     cases=[
         ([(1.5, 1.3), (1.2, 1.6), (1.4, 1.7), (1.1, 3.0), (1.6, 1.3)],),
-        ([(2.0, 1.0), *map(tuple, [[1.0, 2.0], [1.0, 2.0]]), (1.0, 2.5), (1.8, 1.9), (1.3, 1.5)],),  # equal, not the same object
+        (
+            [(2.0, 1.0), *map(tuple, [[1.0, 2.0], [1.0, 2.0]]), (1.0, 2.5), (1.8, 1.9), (1.3, 1.5)],
+        ),  # equal, not the same object
         ([(1.4, 2.2), (1.3, 2.1)],),
         ([(1.2, 1.2)],),
         ([],),
