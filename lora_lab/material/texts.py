@@ -116,6 +116,27 @@ def _tale(random):
     return " ".join(draw(part) for part in _PARTS).format(**drawn)
 
 
+_LOG = {
+    "wind": "No wind,Wind north,Wind east,Wind south,Wind west,Wind south-west,A gale from the north",
+    "sky": "sea calm,sea rough,light rain,fog,clear sky,cold,hail,a rainbow at noon",
+    "event": "The cook sang all night.,The cat found a mouse in the flour.,A whale looked at us for an hour.,"
+    "The boy saw land. It was a cloud.,We mended the great sail.,We played cards and I lost my left boot.,"
+    "A bell was heard and no ship seen.,One barrel of apples is gone.,The mate will not speak to the cook.,"
+    "Caught four fish and a hat.,A gull has moved into the crow's nest.,The soup tasted of rope.",
+    "mood": "All well.,All well.,All well but for the foot.,Mood bad.,Nobody slept.,All well and hungry.",
+}
+
+
+def ships_log(days=400, seed=0):
+    """A captain's log by another small grammar, a line a day: a text that can stand in for your own."""
+    random = torch.Generator().manual_seed(seed)
+    lines = []
+    for day in range(1, days + 1):
+        drawn = [words.split(",")[torch.randint(words.count(",") + 1, (), generator=random)] for words in _LOG.values()]
+        lines.append("Day {}. {}, {}. {} {}\n".format(day, *drawn))
+    return "".join(lines)
+
+
 def own_text(source, shortest=500, longest=200_000):
     """Your own text as TinyGPT can read it. ``source`` is the text itself, a string, or the Path of a file.
 
