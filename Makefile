@@ -34,7 +34,7 @@ bench: $(READY)
 	$(BIN)/python tests/bench.py
 
 solutions: $(READY)
-	$(BIN)/python -m lora_lab.exercises.solutions solutions notebooks/[0-9]*.ipynb
+	$(BIN)/python -m lora_lab.exercises.solutions solutions notebooks/[0-9]*.ipynb notebooks/capstone.ipynb
 
 picture: $(READY)
 	$(BIN)/python .github/picture.py

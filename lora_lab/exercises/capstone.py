@@ -456,3 +456,12 @@ out_and_back = Task(
     ],
     praise="Whoever has the base and this folder has your adapter, as you tuned it.",
 )
+
+
+# What a solved copy says on its page. The numbers are those that were measured there.
+TITLE_AND_WORDS = '''before, after = measured.rows["held out"]
+prose_before, prose_after = measured.rows["prose"]
+title = "The captain's log"
+words = f"""It was made from a ship's log, line by line. On days of the log that it has not seen TinyGPT was at
+{before:.2f} nats and is at {after:.2f} with it. English prose costs {prose_after:.2f} in place of {prose_before:.2f}.
+It writes entries of a log, and it is good for nothing else: not for facts, not for other ships."""'''

@@ -50,7 +50,10 @@ class Measured:
 
 
 def measure(text, split, adapt, try_rates, turn_down, publish, fetch):
-    """Take a text through the five steps and measure the adapter that comes back from its file; or say what is missing."""
+    """Take a text through the five steps, and measure the adapter that comes back from its file.
+
+    A card says which steps are missing, as long as some are.
+    """
     steps = {"split": split, "adapt": adapt, "try_rates": try_rates, "turn_down": turn_down}
     missing = [name for name, step in (steps | {"publish": publish, "fetch": fetch}).items() if is_stub(step)]
     if missing:
@@ -60,7 +63,7 @@ def measure(text, split, adapt, try_rates, turn_down, publish, fetch):
     lr = min(tried, key=tried.get)
     model = adapt(to_learn, lr)
     prose = held_out("prose")
-    half = len(prose) // 2
+    half = len(prose) // 2  # one to set the dial by, the other to report on
     strength = turn_down(model, prose[:half], LIMIT)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "adapter"
@@ -68,13 +71,14 @@ def measure(text, split, adapt, try_rates, turn_down, publish, fetch):
         there, base = fetch(folder), TinyGPT.pretrained()
         size = sum(path.stat().st_size for path in folder.glob("*"))
         read = _as_peft_reads_it(folder, there)
-    kinds = {"held out": held, "learned from": to_learn[: len(held)], "prose, new": prose[half:]}
+    kinds = {"held out": held, "learned from": to_learn[: len(held)], "prose": prose[half:]}
     rows = {name: tuple(evaluate(m, *windows(part, 64)) for m in (base, there)) for name, part in kinds.items()}
+    numbers = sum(parameter.numel() for parameter in lora_parameters(there).values())
     facts = {
         "text": f"{len(text):,} characters, {len(held):,} of them held out",
         "learning rate": f"{lr:g}, of {', '.join(f'{rate:g}' for rate in sorted(tried))}",
         "strength": f"{strength:g}",
-        "LoRA": f"{len(lora_layers(there))} layers, {sum(p.numel() for p in lora_parameters(there).values()):,} numbers",
+        "LoRA": f"{len(lora_layers(there))} layers, {numbers:,} numbers",
         "file": f"{size:,} bytes",
         "PEFT": read,
     }
@@ -109,46 +113,40 @@ class Page:
         return f"{self.title}\n\n{self.words}\n\n{self.measured!r}"
 
     def _repr_html_(self):
-        writing = "".join(
-            f"<h3>{who}</h3><pre style='white-space: pre-wrap'>{html.escape(said)}</pre>"
-            for who, said in (
-                ("The base writes", self.measured.base_writes),
-                ("It writes", self.measured.adapter_writes),
-            )
-        )
         style = "max-width: 46em; padding: 1em 2em; background: white; color: #222222; border-radius: 8px"
-        words = html.escape(self.words).replace("\n\n", "<p>")
-        return f"<div style='{style}'><h2>{html.escape(self.title)}</h2><p>{words}</p>{self.measured._repr_html_()}{writing}</div>"
+        said = html.escape(self.words).replace("\n\n", "<p>")
+        texts = {"The base writes": self.measured.base_writes, "With the adapter": self.measured.adapter_writes}
+        writing = "".join(
+            f"<h3>{who}</h3><pre style='white-space: pre-wrap'>{html.escape(text)}</pre>" for who, text in texts.items()
+        )
+        body = f"<h2>{html.escape(self.title)}</h2><p>{said}</p>{self.measured._repr_html_()}{writing}"
+        return f"<div style='{style}'>{body}</div>"
 
     def save(self, path):
-        """Write the page into an HTML file that any browser opens and prints."""
+        """Write the page into an HTML file that any browser opens and prints; return its path."""
         path = Path(path)
         head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(self.title)}</title>"
-        path.write_text(
-            f"{head}<body style='font-family: sans-serif'>{self._repr_html_()}</body></html>", encoding="utf-8"
-        )
+        path.write_text(f"{head}<body style='font-family: sans-serif'>{self._repr_html_()}</html>", encoding="utf-8")
         return path
 
 
 def page(title, words, measured):
-    """The page, if its words say only what was measured; else a card that says which of them is not."""
+    """The page, if its words say only what was measured; else a card that says what they lack."""
     if title is ... or words is ...:
-        return Card("…", "Not attempted yet", "Give it a title, and say in words what it is, from what was measured.")
+        said = "Give it a title, and say in words what it is, from what was measured."
+        return Card("…", "Not attempted yet", said)
     if not isinstance(measured, Measured):
-        return Card("…", "Not measured yet", "The six functions come first.")
-    if len(str(words).split()) < 25:
-        return Card(
-            "✗",
-            "Not yet",
-            "Say in 25 words at least: what it was made from, what it does better, what it costs, what it is not for.",
-        )
-    strange = [number for number in re.findall(NUMBER, words) if number not in measured.numbers()]
-    if strange:
-        return Card(
-            "✗",
-            "Not yet",
-            f"Your words say {', '.join(strange)}, which stands in no measurement. Round as the tables do.",
-        )
-    if not re.search(NUMBER, words):
-        return Card("✗", "Not yet", "There is no number in your words. How much better, and what does it cost?")
-    return Page(str(title), str(words), measured)
+        return Card("…", "Not measured yet", "The five steps come first, and measure(…).")
+    if not isinstance(title, str) or not isinstance(words, str):
+        return Card("✗", "Not yet", "The title and the words are texts, in quotation marks.")
+    found = re.findall(NUMBER, words)
+    strange = [number for number in found if number not in measured.numbers()]
+    if len(words.split()) < 25:
+        said = "At least 25 words: what it was made from, what it does better, what it costs, and what it is not for."
+    elif not found:
+        said = "There is no number in your words. How much better is it, and what does it cost?"
+    elif strange:
+        said = f"Your words say {', '.join(strange)}, which stands in no measurement. Round as the tables do."
+    else:
+        return Page(title, words, measured)
+    return Card("✗", "Not yet", said)
