@@ -17,10 +17,13 @@ from lora_lab.exercises.cards import Card
 from lora_lab.exercises.clinic import PATIENTS
 from lora_lab.exercises.compare import difference
 from lora_lab.exercises.engine import Exercise
-from lora_lab.exercises.kinds import Task, require
+from lora_lab.exercises.guesses import Guess
+from lora_lab.exercises.kinds import Estimate, Task, require
+from lora_lab.pictures.charts import loss_curves
+from lora_lab.pictures.tables import table
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-MODULES = [name for _, name, _ in pkgutil.iter_modules(exercises.__path__) if name.startswith("part_")]
+MODULES = [name for _, name, _ in pkgutil.iter_modules(exercises.__path__) if name.startswith(("part_", "capstone"))]
 EXERCISES = {
     f"{name}.{key}": value
     for name in MODULES
@@ -81,7 +84,7 @@ def test_hints_go_from_gentle_to_plain_and_the_solution_is_the_learners_own_code
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_exercise_is_solved_in_the_teachers_copy(name):
-    (path,) = NOTEBOOKS.glob(f"{name[-2:]}_*.ipynb")
+    (path,) = (path for path in NOTEBOOKS.glob("[0-9c]*.ipynb") if solutions.part_of(path) == name)
     module = importlib.import_module(f"lora_lab.exercises.{name}")
     solved = solutions.solve(nbformat.read(path, as_version=4), module)
     names, cards = {}, []
@@ -487,3 +490,138 @@ def test_a_task_says_where_an_answer_failed_and_leaves_random_numbers_alone():
     text = count_to(5).check(answer).text
     assert text.startswith("It raises TypeError") and "The line is: return size + 5   with size='five'" in text
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_task_is_judged_stage_by_stage_and_what_is_still_dots_is_not_held_against_it():
+    def doubles(double, halve):
+        require(double(3) == 6, f"double(3) is 6, and it gives {double(3)}.")
+
+    def undoes(double, halve):
+        require(halve(double(5)) == 5, "halve does not undo double.")
+        return "Five came back."
+
+    stages = {"it doubles": doubles, "halve undoes it": undoes}
+    task = Task("t", (lambda x: 2 * x, lambda x: x / 2), ["h"], [], stages=stages, praise="Good.")
+    right = task.check(lambda x: x + x, lambda x: 0.5 * x)
+    assert (right.sign, right.text, right.stages) == ("✓", "Good. Five came back.", dict.fromkeys(stages, "✓"))
+    first = task.check(lambda x: x, lambda x: x)
+    assert first.text == "double(3) is 6, and it gives 3." and list(first.stages.values()) == ["✗", "…"]
+    half = task.check(lambda x: 2 * x, stub)
+    assert "still to be written" in half.text and list(half.stages.values()) == ["✓", "…"]
+    assert task.check(stub, stub).headline == task.check(..., ...).headline == "Not attempted yet"
+    assert "Asked for: 2, given: 1" in task.check(lambda x: 2 * x).text
+    assert "asks for a function, and the answer is 7" in task.check(lambda x: 2 * x, 7).text
+    assert "✓ it doubles" in repr(half) and "✓ it doubles" in half._repr_html_()
+
+
+class Counter:
+    """A class as an answer."""
+
+    def __init__(self, start):
+        self.number = start
+
+    def up(self): ...
+
+
+def test_a_class_is_built_method_by_method_and_told_of_a_seed():
+    def holds(kind):
+        require(kind(3).number == 3, "It forgets its start.")
+
+    def counts(kind):
+        counter = kind(3)
+        counter.up()
+        require(counter.number == 4, "up() does not count.")
+
+    class Whole(Counter):
+        def up(self):
+            self.number += 1
+
+    class Seeding(Whole):
+        def up(self):
+            torch.manual_seed(0)
+            super().up()
+
+    class Failing(Counter):
+        def up(self):
+            self.number.add(1)
+
+    task = Task("t", Whole, ["h"], [], stages={"it holds": holds, "it counts": counts}, praise="Good.")
+    assert task.check(Whole).sign == "✓"
+    assert list(task.check(Counter).stages.values()) == ["✓", "…"]
+    assert "sets the seed of all random numbers" in task.check(Seeding).text
+    assert "The line is: self.number.add(1)" in task.check(Failing).text
+    assert "asks for a class" in task.check(lambda: 1).text
+
+
+def test_a_choice_wants_its_reason_and_lists_what_there_is():
+    choice = EXERCISES["part_03.learned_noise"]
+    assert choice.check("D ", 3).sign == "✓" and choice.check("d", 2).text.startswith("d it is.")
+    assert "And why?" in choice.check("d").text and "jumps" in choice.check("b").text
+    assert "Answer with a letter" in choice.check("e").text and "Answer with a letter" in choice.check("d", 9).text
+    assert list(choice.check(...).choices) == ["a", "b", "c", "d", "1", "2", "3", "4"]
+
+
+def test_an_estimate_is_right_within_its_range():
+    estimate = Estimate("t", 20, ["h"], [(150, "That is the end.")], low=15, high=45, praise="About there.")
+    assert [estimate.check(number).sign for number in (14.9, 15, 26, 45, 46)] == list("✗✓✓✓✗")
+    assert estimate.check(150).text == "That is the end." and estimate.check(60).text == "That is too large."
+    assert "A number is asked for" in estimate.check("26").text
+
+
+def test_the_four_runs_read_as_their_exercises_say():
+    runs = importlib.import_module("lora_lab.exercises.part_03").four_runs()
+    ends = {letter: losses[-1] for letter, losses in runs.items()}
+    assert runs["d"][-1] == max(ends.values()) > runs["d"][0] and min(runs["a"]) == runs["a"][-1]
+    assert max(runs["b"][:30]) > 2 * runs["b"][0] and min(ends, key=ends.get) == "c"
+    estimate = EXERCISES["part_03.best_step"]
+    best = runs["d"].index(min(runs["d"])) + 1
+    assert estimate.low + 5 < best < estimate.high - 5
+
+
+def test_the_letters_of_the_clinic_follow_no_pattern():
+    right = [patient.choices.index(patient.bug) for patient in PATIENTS]
+    for period in range(1, 6):
+        assert any(a != b for a, b in zip(right, right[period:], strict=False))
+    assert set(right) == {0, 1, 2, 3} and max(map(right.count, right)) <= 3
+
+
+def test_a_guess_is_kept_and_stands_beside_the_answer():
+    guess, shown = Guess("numbers trained"), table({"a": [1]}, ["", "n"])
+    assert guess.guess(...) is None and guess.beside(shown) is shown
+    assert guess.guess("many").headline == guess.guess(True).headline == "A number, please"
+    assert guess.beside(shown) is shown
+    assert guess.guess(5000).headline == "Your guess: 5,000"
+    beside = guess.beside(shown)
+    assert repr(beside) == f"{shown!r}\nYour guess: 5,000 (numbers trained)"
+    assert "<table" in beside._repr_html_() and "Your guess: 5,000" in beside._repr_html_()
+    assert "<pre>7</pre>" in guess.beside(7)._repr_html_()
+    guess.guess(...)
+    assert guess.beside(shown) is shown
+
+
+def test_a_guess_at_one_of_several_names_them_and_one_on_an_axis_is_drawn():
+    choice = Guess("ahead", ["LoRA", "full"])
+    assert choice.guess("lora").text == "'LoRA', 'full'" and choice.kept is None
+    choice.guess("LoRA")
+    picture = loss_curves({"a": [2.0, 1.0], "b": [2.0, 1.5]}, "t")
+    assert "Your guess: LoRA" in choice.beside(picture)._repr_html_() and "<img" in choice.beside(picture)._repr_html_()
+    lines = len(picture.axes[0].lines)
+    for axis in "xy":
+        height = Guess("where", axis=axis)
+        height.guess(1.25)
+        assert height.beside(picture) is picture
+    assert len(picture.axes[0].lines) == lines + 2 and picture.alt.endswith("Your guess: 1.25.")
+
+
+def test_every_guess_is_asked_for_and_shown_beside_its_answer():
+    for name in MODULES:
+        (path,) = (path for path in NOTEBOOKS.glob("[0-9c]*.ipynb") if solutions.part_of(path) == name)
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        guesses = {
+            key
+            for key, value in vars(importlib.import_module(f"lora_lab.exercises.{name}")).items()
+            if isinstance(value, Guess)
+        }
+        assert {cell.split(".")[1] for cell in cells if re.fullmatch(r"ex\.\w+\.guess\(\.\.\.\)", cell)} == guesses
+        shown = "\n".join(cells)
+        assert all(f"ex.{guess}.beside(" in shown for guess in guesses)

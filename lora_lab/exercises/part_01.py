@@ -171,14 +171,15 @@ def _pair(compress, matrix, budget):
         f"For a matrix {m} × {n} and a budget of {budget} it gives {tuple(left.shape)} and {tuple(right.shape)}. "
         f"Asked for are ({m}, r) and (r, {n}), with one r.",
     )
+    numbers = left.numel() + right.numel()
+    require(numbers <= budget, f"Both together have {numbers} numbers, and the budget is {budget}.")
     return left, right
 
 
 def _keeps_to_the_budget(compress):
-    for (m, n), budget in (((20, 30), 260), ((30, 12), 126), ((8, 8), 47)):
+    for (m, n), budget in (((20, 30), 260), ((30, 12), 126), ((8, 8), 47), ((6, 4), 32)):
         left, right = _pair(compress, _falling(m, n), budget)
         numbers = left.numel() + right.numel()
-        require(numbers <= budget, f"Both together have {numbers} numbers, and the budget is {budget}.")
         require(
             numbers > budget - (m + n),
             f"Rank {left.shape[1]} has {numbers} numbers, and with a budget of {budget} one rank more would fit.",
@@ -186,7 +187,7 @@ def _keeps_to_the_budget(compress):
 
 
 def _comes_nearest(compress):
-    for (m, n), budget in (((20, 30), 260), ((30, 12), 126), ((8, 8), 47)):
+    for (m, n), budget in (((20, 30), 260), ((30, 12), 126), ((8, 8), 47), ((6, 4), 32)):
         matrix = _falling(m, n)
         left, right = _pair(compress, matrix, budget)
         off = ((left @ right - matrix).norm() / matrix.norm()).item()
@@ -267,7 +268,7 @@ compress = Task(
         (_columns_of_v, "For a matrix 20 × 30 and a budget of 260 it gives (20, 5) and (5, 20)."),
         (_both_scaled, "269 % of a matrix 20 × 30 is missing, and with these numbers 12 % would do."),
         (_the_last, "100 % of a matrix 20 × 30 is missing, and with these numbers 12 % would do."),
-        (_at_least_one, "With a budget of 9 not even rank 1 fits a matrix 6 × 4"),
+        (_at_least_one, "Both together have 10 numbers, and the budget is 9."),
     ],
     praise="That is what a LoRA is stored as, and how a trained change is cut down to one.",
 )

@@ -241,6 +241,11 @@ def _holds_its_pieces(LoRALinear):
         A is not None and B is not None and len(learning) == 2,
         f"For 6 → 4 and rank 3, A is (6, 3) and B (3, 4), and nothing else learns. What learns here: {[tuple(p.shape) for p in learning]}.",
     )
+    free = [name for name, pretrained in linear.named_parameters() if pretrained.requires_grad]
+    require(
+        not free,
+        f"The layer that was given still learns: {', '.join(free)}. Wrap that layer itself and freeze it, not a copy.",
+    )
     require(not B.any(), "B does not start at zero, so the layer would not start as the pretrained one.")
     require(A.any(), "A starts at zero, too, so neither would ever get a gradient.")
     size = _filling(A.detach(), 6, 4, 3)
@@ -287,6 +292,14 @@ def _adds_the_update(LoRALinear):
 
 def _learns(LoRALinear):
     layer, linear = _built(LoRALinear)
+    below = torch.randn(5, 6, requires_grad=True)
+    layer(below).sum().backward()
+    expected = linear.weight.sum(0).expand(5, 6)  # B is still zero
+    require(
+        below.grad is not None and torch.allclose(below.grad, expected, atol=1e-5),
+        "What lies below this layer gets no gradient through W. Frozen is what does not change; no_grad() cuts the way.",
+    )
+    layer.zero_grad()
     before = copy.deepcopy(linear.state_dict())
     learning, (A, B) = _halves(layer)
     start, optimizer = [half.detach().clone() for half in (A, B)], torch.optim.SGD(learning, lr=0.1)
@@ -372,6 +385,18 @@ class _ADetached(_Right):
         return self.linear(x) + self.scale * (x @ self.A.detach() @ self.B)
 
 
+class _WrapsACopy(_Right):
+    def __init__(self, linear, rank, alpha):
+        super().__init__(copy.deepcopy(linear), rank, alpha)
+
+
+class _NoGradThroughW(_Right):
+    def forward(self, x):
+        with torch.no_grad():
+            frozen = self.linear(x)
+        return frozen + self.scale * (x @ self.A @ self.B)
+
+
 class _NoReturn(_Right):
     def forward(self, x):
         self.linear(x) + self.scale * (x @ self.A @ self.B)
@@ -402,6 +427,8 @@ LoRALinear = Task(
         (_ProductKept, "What A and B hold now makes no difference: compute with them in forward."),
         (_Detached, "The output carries no gradient: .data, .detach() or no_grad() in forward?"),
         (_ADetached, "Five steps have not changed A: does the gradient reach it?"),
+        (_WrapsACopy, "The layer that was given still learns: weight, bias."),
+        (_NoGradThroughW, "What lies below this layer gets no gradient through W."),
         (_NoReturn, "forward gives no tensor but NoneType; is the return missing?"),
     ],
     praise="That is LinearWithLoRA, but for what a package has to check.",

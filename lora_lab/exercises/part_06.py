@@ -107,6 +107,10 @@ def _judge(product, A1, B1, A2, B2):
         "A2 @ B2 alone": second,
         "A1 @ B1 - A2 @ B2": first - second,
     }
+    if len(first) and (first + second).dim() == 2:
+        U, S, Vh = torch.linalg.svd(first + second, full_matrices=False)
+        rank = max(A1.shape[1], A2.shape[1])
+        known["A1 @ B1 + A2 @ B2, cut to the larger of the two ranks"] = U[:, :rank] * S[:rank] @ Vh[:rank]
     if A1.shape == A2.shape:
         known["(A1 + A2) @ (B1 + B2)"] = (A1 + A2) @ (B1 + B2)
         known["(A1 + A2) @ (B1 + B2), a quarter of it"] = (A1 + A2) @ (B1 + B2) / 4

@@ -91,6 +91,22 @@ startup_difference = Exercise(
         ),
         (_largest_of_each, "That compares the largest outputs. Subtract first, then look for the largest difference."),
         (
+            lambda model, pretrained, X: abs(_largest_of_each(model, pretrained, X)),
+            "That compares the largest outputs. Subtract first, then look for the largest difference.",
+        ),
+        (
+            lambda model, pretrained, X: (model(X).max() - pretrained(X).max()).abs(),
+            "That compares the largest outputs. Subtract first, then look for the largest difference.",
+        ),
+        (
+            lambda model, pretrained, X: (model(X) - pretrained(X)).abs().mean(0).max(),
+            "A mean over the examples hides the one that is far off. Take the largest over all of it.",
+        ),
+        (
+            lambda model, pretrained, X: (model(X) - pretrained(X))[0].abs().max(),
+            "That looks at the first example alone. A return inside the loop ends it.",
+        ),
+        (
             lambda model, pretrained, X: not torch.equal(model(X), pretrained(X)),
             "That says whether, and not by how much. A difference of a rounding error is no illness.",
         ),
@@ -295,18 +311,19 @@ def _healed(number):
 
 def _leaves_the_healthy_alone(cure):
     world = PATIENTS[0].world()
-    torch.manual_seed(0)
-    model = copy.deepcopy(world.pretrained)
-    replace_linear_with_lora(model, rank=4, targets=["fc1", "fc2"])
-    train_model(model, world.new.X, world.new.y, 1, 0.01, batch_size=64, progress=False)
-    before = copy.deepcopy(model.state_dict())
-    cure(model)
-    after = model.state_dict()
-    changed = [name for name in before if name not in after or not torch.equal(before[name], after[name])]
-    require(
-        not changed,
-        f"A model that is healthy and has learned something has lost it: {', '.join(changed[:2])} has changed. Treat only what is ill.",
-    )
+    for epochs, said in ((1, "has learned something has lost it"), (0, "is fresh was changed")):
+        torch.manual_seed(0)
+        model = copy.deepcopy(world.pretrained)
+        replace_linear_with_lora(model, rank=4, targets=["fc1", "fc2"])
+        train_model(model, world.new.X, world.new.y, epochs, 0.01, batch_size=64, progress=False)
+        before = copy.deepcopy(model.state_dict())
+        cure(model)
+        after = model.state_dict()
+        changed = [name for name in before if name not in after or not torch.equal(before[name], after[name])]
+        require(
+            not changed,
+            f"A model that is healthy and {said}: {', '.join(changed[:2])}. Treat only what is ill.",
+        )
 
 
 _the_cure = cure
@@ -324,7 +341,8 @@ def _but(**done):
                 layer.linear.requires_grad_(False)
             if done.get("free", True):
                 layer.lora.requires_grad_(True)
-            if done.get("everybody", False) or (done.get("fill", True) and not layer.lora.A.any()):
+            fresh = done.get("fresh", False) and not layer.lora.B.any()
+            if fresh or done.get("everybody", False) or (done.get("fill", True) and not layer.lora.A.any()):
                 nn.init.uniform_(layer.lora.A, -0.1, 0.1)
         parameters = [p for p in model.parameters() if p.requires_grad] or [torch.zeros(1, requires_grad=True)]
         return torch.optim.Adam(parameters, lr=done.get("lr", 0.01))
@@ -356,7 +374,7 @@ cure = Task(
         "patient 5": _healed(5),
         "patient 4": _healed(4),
         "patient 7": _healed(7),
-        "a healthy, trained model stays as it is": _leaves_the_healthy_alone,
+        "a healthy model stays as it is": _leaves_the_healthy_alone,
     },
     hints=[
         "What was wrong with each of the four, and by what can one see it in the model itself? One function for all: look, and treat what is ill.",
@@ -370,6 +388,7 @@ cure = Task(
         (_but(fill=False), "Of patient 4 the doctor still says: A and B of fc1 are both zero"),
         (_but(unwrap=False), "Of patient 7 the doctor still says: LoRA inside LoRA"),
         (_but(everybody=True), "A model that is healthy and has learned something has lost it: fc1.lora.A"),
+        (_but(fresh=True), "A model that is healthy and is fresh was changed: fc1.lora.A, fc2.lora.A."),
         (_but(lr=1e-6), "The doctor finds nothing any more, but patient 1 reads"),
         (_frees_everything, "Of patient 1 the doctor still says: also learns"),
         (_optimizer_first, "Of patient 1 the doctor still says: the optimizer does not hold"),
