@@ -261,8 +261,6 @@ count_intruders = Exercise(
             lambda W, W_new, k, t: int((_best(W, W_new)[:, :1].amax(0) < t).sum()),
             "That looks at the strongest direction alone. A return inside the loop ends it: go on through all k.",
         ),
-            "cosine_similarity goes over dim=1, row by row, and compares the first with the first. Directions are columns, and each is to be compared with all.",
-        ),
         (
             lambda W, W_new, k, t: int(
                 ((F.normalize(W, dim=0).T @ F.normalize(W_new, dim=0)[:, :k]).abs().amax(0) < t).sum()
