@@ -507,7 +507,7 @@ def test_a_task_is_judged_stage_by_stage_and_what_is_still_dots_is_not_held_agai
     first = task.check(lambda x: x, lambda x: x)
     assert first.text == "double(3) is 6, and it gives 3." and list(first.stages.values()) == ["✗", "…"]
     half = task.check(lambda x: 2 * x, stub)
-    assert "still to be written" in half.text and list(half.stages.values()) == ["✓", "…"]
+    assert (half.sign, half.headline, list(half.stages.values())) == ("…", "So far, so good", ["✓", "…"])
     assert task.check(stub, stub).headline == task.check(..., ...).headline == "Not attempted yet"
     assert "Asked for: 2, given: 1" in task.check(lambda x: 2 * x).text
     assert "asks for a function, and the answer is 7" in task.check(lambda x: 2 * x, 7).text
@@ -594,7 +594,7 @@ def test_a_guess_is_kept_and_stands_beside_the_answer():
     beside = guess.beside(shown)
     assert repr(beside) == f"{shown!r}\nYour guess: 5,000 (numbers trained)"
     assert "<table" in beside._repr_html_() and "Your guess: 5,000" in beside._repr_html_()
-    assert "<pre>7</pre>" in guess.beside(7)._repr_html_()
+    assert "<pre>7</pre>" in guess.beside(7)._repr_html_() and guess.beside().text == "Numbers trained."
     guess.guess(...)
     assert guess.beside(shown) is shown
 
@@ -611,6 +611,23 @@ def test_a_guess_at_one_of_several_names_them_and_one_on_an_axis_is_drawn():
         height.guess(1.25)
         assert height.beside(picture) is picture
     assert len(picture.axes[0].lines) == lines + 2 and picture.alt.endswith("Your guess: 1.25.")
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+@pytest.mark.parametrize("number", [-1e9, -3, 0, 0.2, 40, 1e9])
+def test_a_guess_however_far_off_is_seen_and_leaves_the_curve_readable(axis, number):
+    for log in (True, False):
+        picture = loss_curves({"a": [2.0, 1.0, 0.9, 0.9]}, "t", log=log)
+        axes = picture.axes[0]
+        before = axes.get_xlim() if axis == "x" else axes.get_ylim()
+        guess = Guess("where", axis=axis)
+        guess.guess(number)
+        guess.beside(picture).png()  # a warning would be an error
+        after = axes.get_xlim() if axis == "x" else axes.get_ylim()
+        assert after[0] <= before[0] < before[1] <= after[1]
+        label, (x, y) = axes.texts[-1].get_text(), axes.texts[-1].xy
+        assert after[0] <= (x if axis == "x" else y) <= after[1]
+        assert label == "your guess" or f"{number:g}" in label
 
 
 def test_every_guess_is_asked_for_and_shown_beside_its_answer():

@@ -31,10 +31,12 @@ class Guess:
         self.kept = value
         return Card("?", f"Your guess: {self._said()}", "It will stand beside the answer.")
 
-    def beside(self, shown):
+    def beside(self, shown=None):
         """What is shown, and the guess with it, if there is one: marked in a figure, written below anything else."""
         if self.kept is None:
             return shown
+        if shown is None:  # printed before
+            return Card("?", f"Your guess: {self._said()}", self.about.capitalize() + ".")
         if self.axis and isinstance(shown, Figure):
             mark_guess(shown, self.axis, self.kept)
             return shown
@@ -58,4 +60,5 @@ class _Beside:
         bundle = own() if own else {}
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         above = data.get("text/html") or f"<pre>{html.escape(repr(self.shown))}</pre>"
-        return f'{above}<div style="color: #0072B2; font-weight: bold">{html.escape(self.line)}</div>'
+        edge = "border-left: 6px solid #0072B2; padding-left: 1em; margin: 0.3em 0; font-weight: bold"
+        return f'{above}<div style="{edge}">{html.escape(self.line)}</div>'

@@ -108,16 +108,27 @@ def mark_level(axes, name, height, x=0.01, **sides):
 
 @styled
 def mark_guess(picture, axis, number):
-    """Mark what the reader has guessed in every panel of a figure: across at a height, "y", or upright, "x"."""
-    style = {"textcoords": "offset points", "color": "#CC3377"}
+    """Mark what the reader has guessed in every panel of a figure: across at a height, "y", or upright, "x".
+
+    The axis grows as far as it takes, but not without measure: a guess that is far off stands at its edge.
+    """
     for axes in picture.axes:
-        line = {"color": style["color"], "linestyle": ":", "linewidth": 2.5}
+        low, high = axes.get_ylim() if axis == "y" else axes.get_xlim()
+        scale = axes.get_yscale() if axis == "y" else axes.get_xscale()
+        reach = (low / 10, high * 10) if scale == "log" else (low - (high - low), high + (high - low))
+        place = min(max(number, reach[0]), reach[1])
+        limits = min(low, place), max(high, place)
+        said = "your guess" if place == number else f"your guess: {number:g}"
+        line = {"color": "#CC3377", "linestyle": ":", "linewidth": 2.5}
+        label = {"textcoords": "offset points", "color": line["color"], "annotation_clip": False}
         if axis == "y":
-            axes.axhline(number, **line)
-            axes.annotate("your guess", (0.99, number), (0, 3), xycoords=("axes fraction", "data"), ha="right", **style)
+            axes.set_ylim(limits)
+            axes.axhline(place, **line)
+            axes.annotate(said, (0.99, place), (0, 3), xycoords=("axes fraction", "data"), ha="right", **label)
         else:
-            axes.axvline(number, **line)
-            axes.annotate("your guess", (number, 0.99), (5, 0), xycoords=("data", "axes fraction"), va="top", **style)
+            axes.set_xlim(limits)
+            axes.axvline(place, **line)
+            axes.annotate(said, (place, 0.99), (5, 0), xycoords=("data", "axes fraction"), va="top", **label)
     picture.alt += f" Your guess: {number:g}."
 
 
