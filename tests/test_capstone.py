@@ -41,7 +41,10 @@ def test_the_adapter_that_came_back_is_measured_on_text_that_nobody_chose_by(mea
     assert list(measured.rows) == ["held out", "learned from", "prose"]
     base, adapted = measured.rows["prose"]
     assert 1 < base < 1.5 < adapted
-    assert measured.facts["strength"] == "0.5" and measured.facts["learning rate"] == "0.003, of 0.001, 0.003, 0.01"
+    assert (
+        measured.facts["strength"] == "0.5, for a limit of 0.5 nats"
+        and measured.facts["learning rate"] == "0.003, of 0.001, 0.003, 0.01"
+    )
     assert measured.facts["PEFT"] == "reads it, with the same outputs"
     assert measured.base_writes != measured.adapter_writes
     assert f"{adapted:.2f}" in repr(measured) and "<table" in measured._repr_html_()

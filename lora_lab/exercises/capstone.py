@@ -2,11 +2,12 @@
 
 import copy
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-from ..adapt import count_parameters, lora_disabled, replace_linear_with_lora, set_strength
+from ..adapt import count_parameters, lora_disabled, lora_state, replace_linear_with_lora, set_strength
 from ..adapter_file import load_adapter, save_adapter
 from ..find import adapted_layers, lora_layers, lora_parameters
 from ..material.models import TinyGPT, shipped_adapter, windows
@@ -139,7 +140,7 @@ def _chooses(try_rates):
         require(tried is not None, "It returns nothing; is the return missing?")
         require(isinstance(tried, dict) and tried, "Return a dictionary of what was tried: {rate: loss}.")
         require(set(tried) <= set(asked), "There is a rate in the dictionary at which adapt was never called.")
-        require(len(tried) >= 3, f"It tries {len(tried)} rates. Three at least.")
+        require(len(tried) >= 3, f"It tries {len(tried)} of them. Three rates at least.")
         wrong = next((lr for lr, loss in tried.items() if abs(float(loss) - _loss(lr, best, to_choose)) > 1e-3), None)
         turned = wrong is not None and abs(float(tried[wrong]) - _loss(wrong, best, to_learn)) < 1e-3
         require(
@@ -148,6 +149,12 @@ def _chooses(try_rates):
         require(
             wrong is None,
             f"At {wrong} it notes {tried.get(wrong, 0):.3f}, and evaluate on windows(to_choose, 64) gives {_loss(wrong or 1, best, to_choose):.3f}.",
+        )
+        rates = sorted(tried)
+        widest = max(high / low for low, high in pairwise(rates))
+        require(
+            widest < 6,
+            f"Between two of its rates lies a factor of {widest:.3g}: the best may hide there. Steps of about three.",
         )
         found = min(tried, key=tried.get)
         ratio = max(found / best, best / found)
@@ -173,13 +180,18 @@ def _names_model():
 
 
 def _turns_down(turn_down):
-    prose = held_out("prose")[:1500]
+    prose = held_out("prose")[:600]
     X, y = windows(prose, 64)
     base = evaluate(TinyGPT.pretrained(), X, y)
-    for limit in (0.2, 0.6, 50.0):
+    for limit, loud in ((0.2, 1), (0.45, 1), (50.0, 1), (0.1, 40)):
         model = _names_model()
+        for layer in lora_layers(model).values():
+            layer.lora.B.data *= loud
         strength = turn_down(model, prose, limit)
-        require(strength is not None, "It returns nothing; is the return missing?")
+        require(
+            strength is not None,
+            f"With a limit of {limit:g} it returns nothing. If no setting was within it: the limit is on what the prose costs more than at strength 0, and 0 is within any.",
+        )
         require(
             isinstance(strength, (int, float)),
             f"Return the strength, a number; this is of type {type(strength).__name__}.",
@@ -195,15 +207,14 @@ def _turns_down(turn_down):
             lost <= limit + 1e-4,
             f"With a limit of {limit:g} it chooses {strength:g}, and that costs {lost:.2f} nats on the prose.",
         )
-        if strength < 0.95:
-            set_strength(model, strength + 0.06)
-            more = evaluate(model, X, y) - base
+        if strength < 1:
+            more = min(strength + 0.05, 1)
+            set_strength(model, more)
+            cost = evaluate(model, X, y) - base
             require(
-                more > limit,
-                f"With a limit of {limit:g} it chooses {strength:g}. More would do: {strength + 0.06:.2f} costs {more:.2f} nats. Go in steps of 0.05.",
+                cost > limit,
+                f"With a limit of {limit:g} it chooses {strength:g}. More would do: {more:.2f} costs {cost:.2f} nats. Go down from 1 in steps of 0.05.",
             )
-        elif strength < 1:
-            require(False, f"With a limit of {limit:g} the whole adapter is within it, and it chooses {strength:g}.")
 
 
 def _comes_back(publish, fetch):
@@ -211,7 +222,7 @@ def _comes_back(publish, fetch):
     for strength in (1.0, 0.5):
         model = _names_model()
         set_strength(model, strength)
-        wanted = model(X).detach()
+        wanted, before = model(X).detach(), lora_state(model)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "mine"
             publish(model, folder)
@@ -220,10 +231,9 @@ def _comes_back(publish, fetch):
                 "adapter_model.safetensors" in names,
                 f"In the folder there is {', '.join(names) or 'nothing'}: save_adapter writes it.",
             )
-            require(
-                torch.allclose(model(X), wanted, atol=1e-5),
-                "Writing has changed the model itself. Change a copy of it.",
-            )
+            kept = all(torch.equal(value, before[key]) for key, value in lora_state(model).items())
+            dial = {layer.lora.strength for layer in lora_layers(model).values()}
+            require(kept and dial == {strength}, "Writing has changed the model itself. Change a copy of it.")
             there = fetch(folder)
         require(isinstance(there, TinyGPT), f"fetch is to return a TinyGPT; this is of type {type(there).__name__}.")
         off = (there(X) - wanted).abs().max().item()
@@ -326,6 +336,11 @@ adapt = Task(
 )
 
 
+def _wide_steps(adapt, to_learn, to_choose):
+    X, y = windows(to_choose, 64)
+    return {lr: evaluate(adapt(to_learn, lr), X, y) for lr in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+
+
 def _one_rate(adapt, to_learn, to_choose):
     return {0.003: evaluate(adapt(to_learn, 0.003), *windows(to_choose, 64))}
 
@@ -359,8 +374,9 @@ try_rates = Task(
         "tried = {lr: evaluate(adapt(to_learn, lr), *windows(to_choose, 64)) for lr in (0.001, 0.003, 0.01)}; while the best is min(tried) or max(tried), add best / 3 or best * 3.",
     ],
     misconceptions=[
-        (_one_rate, "It tries 1 rates. Three at least."),
+        (_one_rate, "It tries 1 of them. Three rates at least."),
         (_fixed_rates, "The best of its rates, 0.01, is the first or the last one."),
+        (_wide_steps, "Between two of its rates lies a factor of 10"),
         (_by_training_text, "Those are losses on to_learn."),
         (_learns_both, "adapt is to learn from to_learn, and from nothing else."),
         (_best_alone, "Return a dictionary of what was tried: {rate: loss}."),
@@ -383,6 +399,27 @@ def _not_set(model, prose, limit):
     strength = turn_down.reference(model, prose, limit)
     set_strength(model, 1)
     return strength
+
+
+def _steps_of_a_tenth(model, prose, limit):
+    X, y = windows(prose, 64)
+    set_strength(model, 0)
+    base = evaluate(model, X, y)
+    for tenths in range(10, -1, -1):
+        set_strength(model, tenths / 10)
+        if evaluate(model, X, y) <= base + limit:
+            return tenths / 10
+
+
+def _left_at_the_last(model, prose, limit):
+    X, y = windows(prose, 64)
+    set_strength(model, 0)
+    base = evaluate(model, X, y)
+    for twentieths in range(20, 0, -1):
+        set_strength(model, twentieths / 20)
+        if evaluate(model, X, y) <= base + limit:
+            return twentieths / 20
+    return 0
 
 
 def _absolute(model, prose, limit):
@@ -409,6 +446,8 @@ turn_down = Task(
         (_first_from_below, "With a limit of 0.2 it chooses 0.05. More would do"),
         (_not_set, "It returns"),
         (_absolute, "With a limit of 0.2 it chooses 0. More would do"),
+        (_steps_of_a_tenth, "With a limit of 0.2 it chooses 0.4. More would do"),
+        (_left_at_the_last, "It returns 0, and the model is left at 0.05"),
     ],
     praise="Forgetting is measured now, and you have said how much of it you take.",
 )
@@ -422,6 +461,11 @@ def _changes_the_model(model, folder):
     for layer in lora_layers(model).values():
         layer.lora.B.data *= layer.lora.strength
     save_adapter(model, folder)
+
+
+def _turns_the_dial_into_b(model, folder):
+    _changes_the_model(model, folder)
+    set_strength(model, 1)
 
 
 def _saves_weights(model, folder):
@@ -450,6 +494,7 @@ out_and_back = Task(
     misconceptions=[
         ((_saves_as_it_is, fetch), "At strength 0.5 the model that comes back answers differently"),
         ((_changes_the_model, fetch), "Writing has changed the model itself."),
+        ((_turns_the_dial_into_b, fetch), "Writing has changed the model itself."),
         ((_saves_weights, fetch), "In the folder there is model.pt: save_adapter writes it."),
         ((publish, _fetches_the_base), "What fetch returns is the pretrained model."),
         ((publish, _fetches_names), "fetch is to return a TinyGPT; this is of type list."),
@@ -464,4 +509,4 @@ prose_before, prose_after = measured.rows["prose"]
 title = "The captain's log"
 words = f"""It was made from a ship's log, line by line. On days of the log that it has not seen TinyGPT was at
 {before:.2f} nats and is at {after:.2f} with it. English prose costs {prose_after:.2f} in place of {prose_before:.2f}.
-It writes entries of a log, and it is good for nothing else: not for facts, not for other ships."""'''
+It writes days in the manner of the log, not all of them English, and is good for nothing else: not for facts."""'''

@@ -22,6 +22,7 @@ from .cards import Card
 from .compare import Fault, describe, difference, fails_alike, kind, labelled, same, tensor
 
 SEED = 271_828  # nobody's own
+_WITH_EXERCISES = ("lora_lab.exercises.part_", "lora_lab.exercises.capstone")
 
 
 @dataclass
@@ -97,11 +98,11 @@ class Exercise:
         # A small whole number may be right by chance, which is no reason to praise it.
         partly_right = i > 0 and not isinstance(expected[i], int)
         text = "Right for other arguments, but not for all. " * partly_right + given + found
-        return Card("✗", "Not yet", text[0].upper() + text[1:])
+        return Card("✗", "Not yet", text[0].upper() + text[1:] + what_it_printed(printed))
 
     def _name(self):
         """How a notebook calls the exercise, "ex.rank_for."; empty where it belongs to no notebook."""
-        parts = [module for name, module in sys.modules.items() if name.startswith("lora_lab.exercises.part_")]
+        parts = [module for name, module in sys.modules.items() if name.startswith(_WITH_EXERCISES)]
         names = [name for part in parts for name, value in vars(part).items() if value is self]
         return f"ex.{names[0]}." if names else ""
 
@@ -183,6 +184,12 @@ def _is_data(argument):
     return isinstance(argument, (torch.Tensor, list))
 
 
+def what_it_printed(printed):
+    """The first lines that an answer has printed into a StringIO, for a card that is not green."""
+    lines = printed.getvalue().strip().splitlines()
+    return f" (It printed: {' | '.join(line[:60] for line in lines[:3])})" if lines else ""
+
+
 def own_line(answers, error):
     """The line of the answers in which an error arose, and what stood in it."""
     files = {code.co_filename for answer in answers for code in _codes(answer)}
@@ -201,7 +208,8 @@ def own_line(answers, error):
 def _codes(answer):
     """The code of a function, or of what is defined in a class and in what it was made from."""
     if inspect.isclass(answer):
-        return [code for part in answer.__mro__ for thing in vars(part).values() for code in _codes_of_function(thing)]
+        own = [part for part in answer.__mro__ if not part.__module__.startswith(("torch", "builtins"))]
+        return [code for part in own for thing in vars(part).values() for code in _codes_of_function(thing)]
     return _codes_of_function(answer)
 
 

@@ -6,7 +6,7 @@ A ``Task`` is judged by what was built can do, a ``Choice`` by its reason too, a
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from io import StringIO
 
@@ -14,7 +14,7 @@ import torch
 
 from .cards import Card
 from .compare import describe, same, tensor
-from .engine import SEED, Exercise, is_stub, laboratory, own_line, unlike
+from .engine import SEED, Exercise, is_stub, laboratory, own_line, unlike, what_it_printed
 
 
 class Missing(Exception):
@@ -53,7 +53,8 @@ class Task(Exercise):
         if len(wanted) != len(given):
             return Card("✗", "Not yet", f"Asked for: {len(wanted)}, given: {len(given)}. See what stands in check( ).")
         if all(part is ... or is_stub(part) for part in given):
-            return super()._judge(...)
+            card = super()._judge(...)
+            return replace(card, stages=dict.fromkeys(self.stages, "…") if len(self.stages) > 1 else {})
         for part, reference in zip(given, wanted, strict=True):
             if part is not ... and not is_stub(part) and (refused := unlike(part, reference)):
                 return Card("✗", "Not yet", refused)
@@ -68,7 +69,7 @@ class Task(Exercise):
         if "✗" not in signs.values() and "…" in signs.values():
             return Card("…", "So far, so good", "The next stage is still to be written.", stages=stages)
         if "✗" in signs.values():
-            return Card("✗", "Not yet", " ".join([said, *measured]), stages=stages)
+            return Card("✗", "Not yet", " ".join([said, *measured]) + what_it_printed(printed), stages=stages)
         praise = self.praise + " (It prints as well; that can go now.)" * bool(printed.tell())
         return Card("✓", "Correct", " ".join([praise, *measured]), stages=stages)
 

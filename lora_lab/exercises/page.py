@@ -17,7 +17,6 @@ from ..training import evaluate
 from .cards import Card
 from .engine import is_stub
 
-LIMIT = 0.2  # nats that the prose may lose
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
 
 
@@ -49,10 +48,10 @@ class Measured:
         return set(re.findall(NUMBER, repr(self)))
 
 
-def measure(text, split, adapt, try_rates, turn_down, publish, fetch):
+def measure(text, split, adapt, try_rates, turn_down, publish, fetch, limit=0.5):
     """Take a text through the five steps, and measure the adapter that comes back from its file.
 
-    A card says which steps are missing, as long as some are.
+    ``limit`` is what the prose may cost, in nats. A card says which steps are missing, as long as some are.
     """
     steps = {"split": split, "adapt": adapt, "try_rates": try_rates, "turn_down": turn_down}
     missing = [name for name, step in (steps | {"publish": publish, "fetch": fetch}).items() if is_stub(step)]
@@ -64,7 +63,7 @@ def measure(text, split, adapt, try_rates, turn_down, publish, fetch):
     model = adapt(to_learn, lr)
     prose = held_out("prose")
     half = len(prose) // 2  # one to set the dial by, the other to report on
-    strength = turn_down(model, prose[:half], LIMIT)
+    strength = turn_down(model, prose[:half], limit)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "adapter"
         publish(model, folder)
@@ -77,7 +76,7 @@ def measure(text, split, adapt, try_rates, turn_down, publish, fetch):
     facts = {
         "text": f"{len(text):,} characters, {len(held):,} of them held out",
         "learning rate": f"{lr:g}, of {', '.join(f'{rate:g}' for rate in sorted(tried))}",
-        "strength": f"{strength:g}",
+        "strength": f"{strength:g}, for a limit of {limit:g} nats",
         "LoRA": f"{len(lora_layers(there))} layers, {numbers:,} numbers",
         "file": f"{size:,} bytes",
         "PEFT": read,

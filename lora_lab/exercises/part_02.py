@@ -246,10 +246,16 @@ def _holds_its_pieces(LoRALinear):
         not free,
         f"The layer that was given still learns: {', '.join(free)}. Wrap that layer itself and freeze it, not a copy.",
     )
+    require(A.any() or B.any(), "A and B both start at zero, so neither would ever get a gradient.")
+    require(
+        A.any(), "A starts at zero and B at random. That would start right, too; the convention is the other way round."
+    )
     require(not B.any(), "B does not start at zero, so the layer would not start as the pretrained one.")
-    require(A.any(), "A starts at zero, too, so neither would ever get a gradient.")
-    size = _filling(A.detach(), 6, 4, 3)
-    require(size == "that of ±1/√in_features", f"A's numbers: {size}. Spread them over ±1/√in_features.")
+    times = A.detach().square().mean().sqrt().item() * math.sqrt(3 * 6)
+    require(
+        0.3 < times < 2.9,
+        f"A's numbers are {times:.2g} times as large as those that are spread over ±1/√in_features, as in exercise 2.",
+    )
 
 
 def _starts_as_pretrained(LoRALinear):
@@ -345,6 +351,12 @@ class _BothRandom(_Right):
         nn.init.normal_(self.B)
 
 
+class _TooLarge(_Right):
+    def __init__(self, linear, rank, alpha):
+        super().__init__(linear, rank, alpha)
+        nn.init.constant_(self.A, 1.0)
+
+
 class _BiasTwice(_Right):
     def forward(self, x):
         return super().forward(x) + (0 if self.linear.bias is None else self.linear.bias)
@@ -420,6 +432,7 @@ LoRALinear = Task(
         (_BiasLeftFree, "The pretrained bias still learns: freeze the layer, weight and bias."),
         (_PlainTensors, "Nothing in it learns. A and B are to be nn.Parameter, each in an attribute of self."),
         (_BothRandom, "B does not start at zero, so the layer would not start as the pretrained one."),
+        (_TooLarge, "A's numbers are 4.2 times as large"),
         (_BiasTwice, "Before training it must give what the pretrained layer gives. For x (5 × 6) it is off by"),
         (_NeedsABias, "It raises TypeError: unsupported operand type(s) for +: 'Tensor' and 'NoneType'."),
         (_AlphaAlone, "With alpha 6 and rank 3 the update counts 6 times. s is alpha / rank, 2."),

@@ -119,6 +119,12 @@ def _can_learn_more(resize):
             f"From rank {rank} to {new_rank} {len(dead)} of the new directions have zero in A and in B, so neither "
             "half gets a gradient and they never learn. Where do A and B start?",
         )
+        waiting = [k for k in range(new_rank) if new_B[k].abs().max() < 1e-6]
+        sizes = [new_A[:, k].square().mean().sqrt().item() * math.sqrt(3 * len(new_A)) for k in waiting]
+        require(
+            max(sizes, default=1) < 3,
+            f"The new columns of A are up to {max(sizes, default=1):.2g} times as large as those that are spread over ±1/√in_features: B's first steps would be too large.",
+        )
         directions = (
             torch.linalg.matrix_rank(new_A, rtol=1e-3).item() + torch.linalg.matrix_rank(new_B, rtol=1e-3).item()
         )
@@ -169,8 +175,14 @@ def _zeros_both(A, B, alpha, new_rank):
 def _one_new_column(A, B, alpha, new_rank):
     new_A, new_B, new_alpha = _right(A, B, alpha, new_rank)
     fresh = max(new_rank - A.shape[1], 0)
-    ones = torch.ones(len(A), fresh)
+    ones = torch.full((len(A), fresh), 0.2)
     return torch.cat([new_A[:, : new_rank - fresh], ones], dim=1), new_B, new_alpha
+
+
+def _too_large(A, B, alpha, new_rank):
+    new_A, new_B, new_alpha = _right(A, B, alpha, new_rank)
+    fresh = max(new_rank - A.shape[1], 0)
+    return torch.cat([new_A[:, : new_rank - fresh], 3 * torch.randn(len(A), fresh)], dim=1), new_B, new_alpha
 
 
 def _first_columns(A, B, alpha, new_rank):
@@ -203,6 +215,7 @@ resize = Task(
         (_random_both, "From rank 2 to 5 A B has changed by"),
         (_zeros_both, "From rank 2 to 5 3 of the new directions have zero in A and in B"),
         (_one_new_column, "The new columns of A are copies of one another"),
+        (_too_large, "The new columns of A are up to"),
         (_first_columns, "From rank 4 to 2"),
         (_starts_anew, "From rank 2 to 5 A B has changed by 100 %."),
         (lambda A, B, alpha, new_rank: _right(A, B, alpha, new_rank)[:2], "Return three things: A, B and alpha."),

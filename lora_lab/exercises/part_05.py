@@ -45,12 +45,12 @@ class _Net(nn.Module):
         self.codes = nn.Embedding(7, 6)
         self.block = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 6))
         self.inner = nn.ModuleDict({"up": nn.Linear(6, 6), "down": nn.Linear(6, 6)})
-        self.up = nn.Linear(6, 6)
+        self.up, self.warmup = nn.Linear(6, 6), nn.Linear(6, 6)
         self.head = nn.Linear(6, 5)
 
     def forward(self, tokens):
         x = self.block(self.codes(tokens))
-        return self.head(self.up(self.inner["down"](self.inner["up"](x))))
+        return self.head(self.warmup(self.up(self.inner["down"](self.inner["up"](x)))))
 
 
 _TOKENS = torch.arange(7)
@@ -180,6 +180,13 @@ def _strikes_names_off(model, rank, targets):
     targets.clear()
 
 
+def _by_its_ending(model, rank, targets):
+    model.requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and name.endswith(tuple(targets)):
+            model.set_submodule(name, LinearWithLoRA(module, rank))
+
+
 def _top_only(model, rank, targets):
     model.requires_grad_(False)
     for name, child in list(model.named_children()):
@@ -293,6 +300,10 @@ in_and_out = Task(
     misconceptions=[
         ((_wrap_then_freeze, take_out), "It does not learn: inner.up.lora.A"),
         ((_wrap_only, take_out), "It still learns: codes.weight"),
+        (
+            (_by_its_ending, take_out),
+            "targets=['up', 'head']: LoRA is to be in ['inner.up', 'up', 'head'], and it is in ['inner.up', 'up', 'warmup', 'head'].",
+        ),
         (
             (_top_only, take_out),
             "targets=['up', 'head']: LoRA is to be in ['inner.up', 'up', 'head'], and it is in ['up', 'head'].",
@@ -446,7 +457,9 @@ def _reads_rotated(model):
     with lora_disabled(model):
         before = 100 * accuracy(model, upright.X_test.to(kind), upright.y_test)
     found = f"Rotated {right:.1f} %, upright with LoRA off {before:.1f} %."
-    require(right >= 95, f"{found} 95 % of the rotated ones are asked for: other layers, another rate, more epochs?")
+    # Not how many: whoever tunes by that number has no test digits any more.
+    far = f" It is {right:.0f} %; was it trained on rotated ones?" * (right < 60)
+    require(right >= 95, f"On rotated test digits it is below 95 %.{far} What do digits say that you kept aside?")
     require(before > 97, f"{found} Without LoRA it no longer reads upright digits: something pretrained has changed.")
     return found
 
@@ -490,9 +503,9 @@ ninety_five = Task(
     misconceptions=[
         (_adapted_to(rank=8), "A and B hold 2,560 numbers, more than 2,500"),
         (_adapted_to(rank=3, targets=None), "A and B hold 3,294 numbers, more than 2,500"),
-        (_adapted_to(), "Rotated 9"),
-        (_adapted_to("mirrored"), "Rotated "),
-        (_untrained, "Rotated 10"),
+        (_adapted_to(), "On rotated test digits it is below 95 %. What do"),
+        (_adapted_to("mirrored"), "On rotated test digits it is below 95 %. It is "),
+        (_untrained, "On rotated test digits it is below 95 %. It is 10 %"),
         (DigitClassifier.pretrained, "There is no LoRA in it"),
         (_fully_tuned_first, "Rotated "),
         (lambda: accuracy(DigitClassifier.pretrained(), *digits()[2:]), "Return the model itself, a DigitClassifier."),

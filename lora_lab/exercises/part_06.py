@@ -228,7 +228,7 @@ def _tensors(write, read):
     with tempfile.TemporaryDirectory() as place:
         model = _net()
         before = lora_state(model)
-        tensors = load_file(_written(write, model, Path(place) / "new") / "adapter_model.safetensors")
+        tensors = load_file(_written(write, model, Path(place) / "a" / "new") / "adapter_model.safetensors")
     changed = any(not torch.equal(value, before[key]) for key, value in lora_state(model).items())
     require(not changed, "Writing has changed the model's own A or B.")
     wanted = {}

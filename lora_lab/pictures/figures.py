@@ -115,7 +115,7 @@ def mark_guess(picture, axis, number):
     for axes in picture.axes:
         low, high = axes.get_ylim() if axis == "y" else axes.get_xlim()
         scale = axes.get_yscale() if axis == "y" else axes.get_xscale()
-        reach = (low / 10, high * 10) if scale == "log" else (low - (high - low), high + (high - low))
+        reach = (low / 30, high * 30) if scale == "log" else (low - 3 * (high - low), high + 3 * (high - low))
         place = min(max(number, reach[0]), reach[1])
         limits = min(low, place), max(high, place)
         said = "your guess" if place == number else f"your guess: {number:g}"
