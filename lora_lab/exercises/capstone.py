@@ -75,6 +75,8 @@ def _three_parts(split):
         right = isinstance(parts, (tuple, list)) and len(parts) == 3 and all(isinstance(part, str) for part in parts)
         require(right, "Return three texts: to learn from, to choose by, and held out.")
         together = "".join(parts)
+        mixed = together != text and sorted(together.splitlines()) == sorted(text.splitlines())
+        require(not mixed, "The lines are all there, but not in the order of the text: what is held out is its end.")
         require(
             together == text,
             f"Put together again, the three have {len(together):,} characters, and the text has {len(text):,}. They are to be the whole of it, in its order, nothing lost and nothing twice.",
@@ -139,6 +141,10 @@ def _chooses(try_rates):
         tried = try_rates(pretend, to_learn, to_choose)
         require(tried is not None, "It returns nothing; is the return missing?")
         require(isinstance(tried, dict) and tried, "Return a dictionary of what was tried: {rate: loss}.")
+        lost = sorted(set(asked) - set(tried))
+        require(
+            not lost, f"adapt was called at {', '.join(f'{lr:g}' for lr in lost)} as well. Return all that was tried."
+        )
         require(set(tried) <= set(asked), "There is a rate in the dictionary at which adapt was never called.")
         require(len(tried) >= 3, f"It tries {len(tried)} of them. Three rates at least.")
         wrong = next((lr for lr, loss in tried.items() if abs(float(loss) - _loss(lr, best, to_choose)) > 1e-3), None)
@@ -219,38 +225,43 @@ def _turns_down(turn_down):
 
 def _comes_back(publish, fetch):
     X = windows(held_out("names")[:300], 64)[0]
-    for strength in (1.0, 0.5):
-        model = _names_model()
-        set_strength(model, strength)
-        wanted, before = model(X).detach(), lora_state(model)
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / "mine"
+    with tempfile.TemporaryDirectory() as place:
+        sent = {}
+        for strength in (1.0, 0.35):  # both are written before either is read
+            model, folder = _names_model(), Path(place) / f"strength {strength}"
+            set_strength(model, strength)
+            sent[strength], before = model(X).detach(), lora_state(model)
             publish(model, folder)
             names = sorted(path.name for path in folder.glob("*")) if folder.exists() else []
-            require(
-                "adapter_model.safetensors" in names,
-                f"In the folder there is {', '.join(names) or 'nothing'}: save_adapter writes it.",
-            )
+            said = f"In the folder there is {', '.join(names) or 'nothing'}: save_adapter writes it."
+            require("adapter_model.safetensors" in names, said)
             kept = all(torch.equal(value, before[key]) for key, value in lora_state(model).items())
             dial = {layer.lora.strength for layer in lora_layers(model).values()}
             require(kept and dial == {strength}, "Writing has changed the model itself. Change a copy of it.")
-            there = fetch(folder)
-        require(isinstance(there, TinyGPT), f"fetch is to return a TinyGPT; this is of type {type(there).__name__}.")
-        off = (there(X) - wanted).abs().max().item()
-        plain = (there(X) - TinyGPT.pretrained()(X)).abs().max().item()
-        require(
-            plain > 1e-3,
-            "What fetch returns is the pretrained model. load_adapter(model, folder) reads the file into it.",
-        )
-        require(
-            off < 1e-3,
-            f"At strength {strength:g} the model that comes back answers differently: off by {off:.2g}. The dial is not part of an adapter file. What can carry it is B, or alpha.",
-        )
+        for strength, wanted in sent.items():
+            there = fetch(Path(place) / f"strength {strength}")
+            require(
+                isinstance(there, TinyGPT), f"fetch is to return a TinyGPT; this is of type {type(there).__name__}."
+            )
+            off = (there(X) - wanted).abs().max().item()
+            plain = (there(X) - TinyGPT.pretrained()(X)).abs().max().item()
+            said = "What fetch returns is the pretrained model. load_adapter(model, folder) reads the file into it."
+            require(plain > 1e-3, said)
+            require(
+                off < 1e-3,
+                f"At strength {strength:g} the model that comes back answers differently: off by {off:.2g}. The dial is not part of an adapter file, and of a model that is not there any more nobody knows it. What can carry it is B, or alpha.",
+            )
 
 
 def _halves(text):
     half = len(text) // 2
     return text[:half], text[half:]
+
+
+def _shuffled(text):
+    lines = text.splitlines(keepends=True)
+    order = torch.randperm(len(lines)).tolist()
+    return split.reference("".join(lines[i] for i in order))
 
 
 def _by_character(text):
@@ -280,6 +291,7 @@ split = Task(
     ],
     misconceptions=[
         (_halves, "Return three texts: to learn from, to choose by, and held out."),
+        (_shuffled, "The lines are all there, but not in the order of the text"),
         (_by_character, "A cut goes through a line: "),
         (_held_is_learned, "Put together again, the three have"),
         (_loses_newlines, "Put together again, the three have"),
@@ -341,6 +353,12 @@ def _wide_steps(adapt, to_learn, to_choose):
     return {lr: evaluate(adapt(to_learn, lr), X, y) for lr in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
 
 
+def _forgets(adapt, to_learn, to_choose):
+    tried = try_rates.reference(adapt, to_learn, to_choose)
+    best = min(tried, key=tried.get)
+    return {lr: loss for lr, loss in tried.items() if best / 4 < lr < best * 4}
+
+
 def _one_rate(adapt, to_learn, to_choose):
     return {0.003: evaluate(adapt(to_learn, 0.003), *windows(to_choose, 64))}
 
@@ -376,6 +394,7 @@ try_rates = Task(
     misconceptions=[
         (_one_rate, "It tries 1 of them. Three rates at least."),
         (_fixed_rates, "The best of its rates, 0.01, is the first or the last one."),
+        (_forgets, "adapt was called at 0.001"),
         (_wide_steps, "Between two of its rates lies a factor of 10"),
         (_by_training_text, "Those are losses on to_learn."),
         (_learns_both, "adapt is to learn from to_learn, and from nothing else."),
@@ -446,7 +465,7 @@ turn_down = Task(
         (_first_from_below, "With a limit of 0.2 it chooses 0.05. More would do"),
         (_not_set, "It returns"),
         (_absolute, "With a limit of 0.2 it chooses 0. More would do"),
-        (_steps_of_a_tenth, "With a limit of 0.2 it chooses 0.4. More would do"),
+        (_steps_of_a_tenth, "With a limit of 0.45 it chooses 0.5. More would do"),
         (_left_at_the_last, "It returns 0, and the model is left at 0.05"),
     ],
     praise="Forgetting is measured now, and you have said how much of it you take.",
@@ -466,6 +485,13 @@ def _changes_the_model(model, folder):
 def _turns_the_dial_into_b(model, folder):
     _changes_the_model(model, folder)
     set_strength(model, 1)
+
+
+def _divides_again(model, folder):
+    strength = next(iter(lora_layers(model).values())).lora.strength
+    _changes_the_model(model, folder)
+    for layer in lora_layers(model).values():
+        layer.lora.B.data /= strength
 
 
 def _saves_weights(model, folder):
@@ -492,9 +518,10 @@ out_and_back = Task(
         "In publish, on copy.deepcopy(model): layer.lora.B.data *= layer.lora.strength for each layer of lora_layers, then save_adapter.",
     ],
     misconceptions=[
-        ((_saves_as_it_is, fetch), "At strength 0.5 the model that comes back answers differently"),
+        ((_saves_as_it_is, fetch), "At strength 0.35 the model that comes back answers differently"),
         ((_changes_the_model, fetch), "Writing has changed the model itself."),
         ((_turns_the_dial_into_b, fetch), "Writing has changed the model itself."),
+        ((_divides_again, fetch), "Writing has changed the model itself."),
         ((_saves_weights, fetch), "In the folder there is model.pt: save_adapter writes it."),
         ((publish, _fetches_the_base), "What fetch returns is the pretrained model."),
         ((publish, _fetches_names), "fetch is to return a TinyGPT; this is of type list."),

@@ -143,6 +143,10 @@ largest_rank_that_saves = Exercise(
             lambda m, n: m * n / (m + n) - 1,
             "A rank is a whole number: the largest one below the break-even rank, which is not always one less.",
         ),
+        (
+            lambda m, n: max(1, (m * n - 1) // (m + n)),
+            "Where not even rank 1 is smaller than the matrix, as for 1000 × 1, no rank saves: return 0.",
+        ),
         (lambda m, n: (m + n) // (m * n), "That is upside down: solve rank · (m + n) < m · n for the rank."),
     ],
     praise="Up to this rank the adapter is smaller than the layer.",
@@ -190,9 +194,14 @@ def _comes_nearest(compress):
     for (m, n), budget in (((20, 30), 260), ((30, 12), 126), ((8, 8), 47), ((6, 4), 32)):
         matrix = _falling(m, n)
         left, right = _pair(compress, matrix, budget)
-        off = ((left @ right - matrix).norm() / matrix.norm()).item()
+        made = left @ right
+        off = ((made - matrix).norm() / matrix.norm()).item()
         left, right = _best(matrix, budget)
         least = ((left @ right - matrix).norm() / matrix.norm()).item()
+        centred = (made - (matrix - matrix.mean(0))).norm() < (made - matrix).norm()
+        require(
+            not centred, "That comes nearer to the matrix without the mean of each column. Nothing is to be centred."
+        )
         require(
             off <= 1.001 * least + 1e-5,
             f"{100 * off:.0f} % of a matrix {m} × {n} is missing, and with these numbers {100 * least:.0f} % would do. "
@@ -224,6 +233,10 @@ def _columns_of_v(matrix, budget):
     U, S, V = torch.linalg.svd(matrix, full_matrices=False)
     rank = budget // sum(matrix.shape)
     return U[:, :rank] * S[:rank], V[:, :rank].T
+
+
+def _centred(matrix, budget):
+    return _best(matrix - matrix.mean(0), budget)
 
 
 def _both_scaled(matrix, budget):
@@ -266,6 +279,7 @@ compress = Task(
         (_of_rank(lambda m, n, budget: budget // 2 // (m + n)), "Rank 2 has 100 numbers"),
         (lambda matrix, budget: (lambda left, right: left @ right)(*_best(matrix, budget)), "Return two matrices"),
         (_columns_of_v, "For a matrix 20 × 30 and a budget of 260 it gives (20, 5) and (5, 20)."),
+        (_centred, "That is the best of the matrix without the mean of each column."),
         (_both_scaled, "269 % of a matrix 20 × 30 is missing, and with these numbers 12 % would do."),
         (_the_last, "100 % of a matrix 20 × 30 is missing, and with these numbers 12 % would do."),
         (_at_least_one, "Both together have 10 numbers, and the budget is 9."),

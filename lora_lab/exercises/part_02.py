@@ -118,6 +118,8 @@ def _observe_start(answer, m, n, rank):
 def _filling(A, m, n, rank):
     """How A is filled, in words: uniform or Gaussian are both right, if the size is that of ±1/√in_features."""
     size = A.square().mean().sqrt().item()
+    if A.isnan().any():
+        return "NaN, from memory that nobody has filled (torch.empty)"
     if size == 0:
         return "zero"
     if (A >= 0).all() or (A <= 0).all():
@@ -286,7 +288,10 @@ def _adds_the_update(LoRALinear):
             A.normal_(), B.normal_()
         x = torch.randn(5, 6)
         update, product = layer(x) - linear(x), x @ A @ B
-        require(update.abs().max() > 1e-6, "What A and B hold now makes no difference: compute with them in forward.")
+        require(
+            update.abs().max() > 1e-6,
+            f"With alpha {alpha:g} and rank 3 what A and B hold makes no difference: is s zero (// instead of /), or A B computed once and for all in __init__?",
+        )
         times = ((update * product).sum() / product.square().sum()).item()
         if torch.allclose(update, times * product, atol=1e-4):
             require(
@@ -367,6 +372,12 @@ class _NeedsABias(_Right):
         return x @ self.linear.weight.T + self.linear.bias + self.scale * (x @ self.A @ self.B)
 
 
+class _WholeNumbers(_Right):
+    def __init__(self, linear, rank, alpha):
+        super().__init__(linear, rank, alpha)
+        self.scale = alpha // rank
+
+
 class _AlphaAlone(_Right):
     def __init__(self, linear, rank, alpha):
         super().__init__(linear, rank, alpha)
@@ -435,9 +446,10 @@ LoRALinear = Task(
         (_TooLarge, "A's numbers are 4.2 times as large"),
         (_BiasTwice, "Before training it must give what the pretrained layer gives. For x (5 × 6) it is off by"),
         (_NeedsABias, "It raises TypeError: unsupported operand type(s) for +: 'Tensor' and 'NoneType'."),
+        (_WholeNumbers, "With alpha 1.5 and rank 3 what A and B hold makes no difference: is s zero (// instead of /)"),
         (_AlphaAlone, "With alpha 6 and rank 3 the update counts 6 times. s is alpha / rank, 2."),
         (_ScalesAll, "With alpha 6 and rank 3 the update counts"),
-        (_ProductKept, "What A and B hold now makes no difference: compute with them in forward."),
+        (_ProductKept, "With alpha 6 and rank 3 what A and B hold makes no difference"),
         (_Detached, "The output carries no gradient: .data, .detach() or no_grad() in forward?"),
         (_ADetached, "Five steps have not changed A: does the gradient reach it?"),
         (_WrapsACopy, "The layer that was given still learns: weight, bias."),

@@ -77,7 +77,7 @@ def _resized(resize, A, B, alpha, new_rank):
     made = resize(A, B, alpha, new_rank)
     kept = torch.equal(A, before[0]) and torch.equal(B, before[1])
     require(kept, "It writes into A or B, which belong to somebody else.")
-    require(made is not None, "It returns nothing; is the return missing?")
+    require(made is not None, f"From rank {A.shape[1]} to {new_rank} it returns nothing; is a return missing there?")
     require(isinstance(made, (tuple, list)) and len(made) == 3, "Return three things: A, B and alpha.")
     new_A, new_B, new_alpha = made
     shapes = [(len(A), new_rank), (new_rank, B.shape[1])]
@@ -135,7 +135,14 @@ def _shrinks(resize):
     for rank, new_rank in ((4, 2), (6, 1)):
         A, B = _trained(8, 6, rank)
         new_A, new_B, _ = _resized(resize, A, B, 8.0, new_rank)
-        S = torch.linalg.svdvals(A @ B)
+        U, S, Vh = torch.linalg.svd(A @ B, full_matrices=False)
+        best = U[:, :new_rank] * S[:new_rank] @ Vh[:new_rank]
+        times = ((new_A @ new_B * best).sum() / best.square().sum()).item()
+        scaled = torch.allclose(new_A @ new_B, times * best, atol=1e-3) and abs(times - 1) > 0.01
+        require(
+            not scaled,
+            f"From rank {rank} to {new_rank} A B is {times:.3g} times what it should be: alpha carries the scale already, and A B has none of it.",
+        )
         least = (S[new_rank:].norm() / S.norm()).item()
         off = ((new_A @ new_B - A @ B).norm() / S.norm()).item()
         require(
@@ -190,6 +197,15 @@ def _first_columns(A, B, alpha, new_rank):
     return (A[:, :new_rank], B[:new_rank], new_alpha) if new_rank < A.shape[1] else (new_A, new_B, new_alpha)
 
 
+def _scale_inside(A, B, alpha, new_rank):
+    new_A, new_B, new_alpha = _right(A, B, alpha, new_rank)
+    return (new_A * alpha / A.shape[1], new_B, new_alpha) if new_rank < A.shape[1] else (new_A, new_B, new_alpha)
+
+
+def _nothing_at_the_same_rank(A, B, alpha, new_rank):
+    return None if new_rank == A.shape[1] else _right(A, B, alpha, new_rank)
+
+
 def _starts_anew(A, B, alpha, new_rank):
     return torch.randn(len(A), new_rank), torch.zeros(new_rank, B.shape[1]), alpha * new_rank / A.shape[1]
 
@@ -217,6 +233,8 @@ resize = Task(
         (_one_new_column, "The new columns of A are copies of one another"),
         (_too_large, "The new columns of A are up to"),
         (_first_columns, "From rank 4 to 2"),
+        (_scale_inside, "From rank 4 to 2 A B is 2 times what it should be"),
+        (_nothing_at_the_same_rank, "From rank 3 to 3 it returns nothing; is a return missing there?"),
         (_starts_anew, "From rank 2 to 5 A B has changed by 100 %."),
         (lambda A, B, alpha, new_rank: _right(A, B, alpha, new_rank)[:2], "Return three things: A, B and alpha."),
         (lambda A, B, alpha, new_rank: (A, B, alpha), "From rank 2 to 5, A and B are to be (8, 5) and (5, 6)."),

@@ -44,17 +44,17 @@ class _Net(nn.Module):
         super().__init__()
         self.codes = nn.Embedding(7, 6)
         self.block = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 6))
-        self.inner = nn.ModuleDict({"up": nn.Linear(6, 6), "down": nn.Linear(6, 6)})
+        self.inner = nn.ModuleDict({"up": nn.Linear(6, 6), "linear": nn.Linear(6, 6)})
         self.up, self.warmup = nn.Linear(6, 6), nn.Linear(6, 6)
         self.head = nn.Linear(6, 5)
 
     def forward(self, tokens):
         x = self.block(self.codes(tokens))
-        return self.head(self.warmup(self.up(self.inner["down"](self.inner["up"](x)))))
+        return self.head(self.warmup(self.up(self.inner["linear"](self.inner["up"](x)))))
 
 
 _TOKENS = torch.arange(7)
-_TARGETS = (["up", "head"], ["0", "down"])
+_TARGETS = (["up", "head"], ["0", "linear"])
 
 
 def _wrapped(put_in, targets, rank=2):
@@ -271,6 +271,12 @@ def _merges(model):
             model.set_submodule(name, module.linear)
 
 
+def _by_an_attribute(model):
+    for name, module in list(model.named_modules()):
+        if name and hasattr(module, "linear"):
+            model.set_submodule(name, module.linear)
+
+
 def _only_the_top_out(model):
     for name, module in list(model.named_children()):
         if isinstance(module, LinearWithLoRA):
@@ -328,6 +334,7 @@ in_and_out = Task(
             "For targets=['up', 'nowhere'], where 'nowhere' is nowhere, it raises its error",
         ),
         ((put_in, _merges), "Without LoRA the outputs are not the pretrained model's"),
+        ((put_in, _by_an_attribute), "The modules are not those of before"),
         ((put_in, _only_the_top_out), "LoRA is still in ['inner.up']."),
         ((put_in, _zeroes_b), "LoRA is still in ['inner.up', 'up', 'head']."),
     ],

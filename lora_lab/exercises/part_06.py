@@ -63,6 +63,10 @@ merged = Exercise(
         (lambda W, A, B, s: W + (A @ B).T, "The scale is missing: the update is s · A B."),
         (lambda W, A, B, s: s * (A @ B).T, "That is the update alone. Add it to W."),
         (lambda W, A, B, s: W - s * (A @ B).T, "Subtracting takes an update out again. Merging adds it."),
+        (
+            lambda W, A, B, s: s * W + (A @ B).T,
+            "The scale is on W there. It belongs to the update, and W stays as it is.",
+        ),
         (lambda W, A, B, s: s * (W + (A @ B).T), "The scale belongs to the update alone; W stays as it is."),
         (
             lambda W, A, B, s: W.T + s * (A @ B),
