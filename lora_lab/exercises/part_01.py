@@ -198,9 +198,10 @@ def _comes_nearest(compress):
         off = ((made - matrix).norm() / matrix.norm()).item()
         left, right = _best(matrix, budget)
         least = ((left @ right - matrix).norm() / matrix.norm()).item()
-        centred = (made - (matrix - matrix.mean(0))).norm() < (made - matrix).norm()
+        other_left, other_right = _best(matrix - matrix.mean(0), budget)
+        centred = torch.allclose(made, other_left @ other_right, atol=1e-3)
         require(
-            not centred, "That comes nearer to the matrix without the mean of each column. Nothing is to be centred."
+            not centred, "That is the best of the matrix without the mean of each column. Nothing is to be centred."
         )
         require(
             off <= 1.001 * least + 1e-5,
