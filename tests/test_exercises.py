@@ -506,6 +506,7 @@ def test_a_task_is_judged_stage_by_stage_and_what_is_still_dots_is_not_held_agai
     assert (right.sign, right.text, right.stages) == ("✓", "Good. Five came back.", dict.fromkeys(stages, "✓"))
     first = task.check(lambda x: x, lambda x: x)
     assert first.text == "double(3) is 6, and it gives 3." and list(first.stages.values()) == ["✗", "…"]
+    assert task.check(lambda x: 2 * x, ...).headline == "So far, so good"
     half = task.check(lambda x: 2 * x, stub)
     assert (half.sign, half.headline, list(half.stages.values())) == ("…", "So far, so good", ["✓", "…"])
     assert task.check(stub, stub).headline == task.check(..., ...).headline == "Not attempted yet"
