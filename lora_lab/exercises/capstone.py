@@ -68,15 +68,14 @@ def fetch(folder):
 
 
 def _three_parts(split):
-    for days in (60, 400):
-        text = ships_log(days)
+    for text in (ships_log(60), ships_log(400).rstrip()):  # a text may end without a newline
         parts = split(text)
         require(parts is not None, "It returns nothing; is the return missing?")
         right = isinstance(parts, (tuple, list)) and len(parts) == 3 and all(isinstance(part, str) for part in parts)
         require(right, "Return three texts: to learn from, to choose by, and held out.")
         together = "".join(parts)
-        mixed = together != text and sorted(together.splitlines()) == sorted(text.splitlines())
-        require(not mixed, "The lines are all there, but not in the order of the text: what is held out is its end.")
+        mixed = together != text and sorted(together) == sorted(text)
+        require(not mixed, "All of it is there, but not in the order of the text: what is held out is its end.")
         require(
             together == text,
             f"Put together again, the three have {len(together):,} characters, and the text has {len(text):,}. They are to be the whole of it, in its order, nothing lost and nothing twice.",
@@ -274,6 +273,12 @@ def _held_is_learned(text):
     return text, choose, held
 
 
+def _adds_a_newline(text):
+    lines = text.splitlines()
+    first, second = int(0.8 * len(lines)), int(0.9 * len(lines))
+    return tuple("".join(f"{line}\n" for line in part) for part in (lines[:first], lines[first:second], lines[second:]))
+
+
 def _loses_newlines(text):
     lines = text.splitlines()
     first, second = int(0.8 * len(lines)), int(0.9 * len(lines))
@@ -291,9 +296,10 @@ split = Task(
     ],
     misconceptions=[
         (_halves, "Return three texts: to learn from, to choose by, and held out."),
-        (_shuffled, "The lines are all there, but not in the order of the text"),
+        (_shuffled, "All of it is there, but not in the order of the text"),
         (_by_character, "A cut goes through a line: "),
         (_held_is_learned, "Put together again, the three have"),
+        (_adds_a_newline, "Put together again, the three have"),
         (_loses_newlines, "Put together again, the three have"),
         (lambda text: (text, "", ""), "The part to choose by is 0% of the text."),
     ],

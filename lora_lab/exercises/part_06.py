@@ -197,11 +197,11 @@ def read_adapter(model, folder):
         parameter.data.copy_(tensors[key].T)
 
 
-def _net(rank=2, seed=0, targets=("fc1", "fc2")):
-    """A small model with a LoRA in it that has learned something."""
+def _net(rank=2, seed=0, targets=("fc1", "inner.fc2")):
+    """A small model with a LoRA in it that has learned something, and a layer whose name ends as another's."""
     random = torch.Generator().manual_seed(seed)
     model = nn.ModuleDict(
-        {"fc1": nn.Linear(6, 5), "inner": nn.ModuleDict({"fc2": nn.Linear(5, 5)}), "head": nn.Linear(5, 3)}
+        {"fc1": nn.Linear(6, 5), "inner": nn.ModuleDict({"fc2": nn.Linear(5, 5)}), "fc2": nn.Linear(5, 3)}
     )
     base = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -217,7 +217,7 @@ def _net(rank=2, seed=0, targets=("fc1", "fc2")):
 
 def _outputs(model):
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
-    return model["head"](torch.relu(model["inner"]["fc2"](torch.relu(model["fc1"](x)))))
+    return model["fc2"](torch.relu(model["inner"]["fc2"](torch.relu(model["fc1"](x)))))
 
 
 def _written(write, model, folder):
@@ -256,7 +256,7 @@ def _tensors(write, read):
 
 
 def _config(write, read):
-    for rank, targets in ((2, ("fc1", "fc2")), (3, ("fc1",))):
+    for rank, targets in ((2, ("fc1", "inner.fc2")), (3, ("fc1",))):
         model = _net(rank, targets=targets)
         with tempfile.TemporaryDirectory() as place:
             text = (_written(write, model, Path(place)) / "adapter_config.json").read_text()
@@ -277,7 +277,7 @@ def _config(write, read):
 
 
 def _others_can_read(write, read):
-    for rank, targets in ((2, ("fc1", "fc2")), (3, ("fc1",))):
+    for rank, targets in ((2, ("fc1", "inner.fc2")), (3, ("fc1",))):
         model = _net(rank, targets=targets)
         plain = _net(rank, targets=targets)
         for name, layer in lora_layers(plain).items():
@@ -293,7 +293,7 @@ def _others_can_read(write, read):
 
 
 def _reads_back(write, read):
-    for rank, targets in ((2, ("fc1", "fc2")), (3, ("fc1",))):
+    for rank, targets in ((2, ("fc1", "inner.fc2")), (3, ("fc1",))):
         model, other = _net(rank, targets=targets), _net(rank, seed=5, targets=targets)
         with tempfile.TemporaryDirectory() as place:
             read(other, _written(_right_write, model, Path(place)))
@@ -306,7 +306,12 @@ def _reads_back(write, read):
 
 
 def _refuses(write, read):
-    for said, (rank, targets) in {"of rank 3": (3, ("fc1", "fc2")), "for fc1 alone": (2, ("fc1",))}.items():
+    both = ("fc1", "inner.fc2")
+    for said, (rank, targets) in {
+        "of rank 3": (3, both),
+        "of rank 1": (1, both),
+        "for fc1 alone": (2, ("fc1",)),
+    }.items():
         model, other = _net(rank, targets=targets), _net(seed=5)
         before = lora_state(other)
         with tempfile.TemporaryDirectory() as place:
@@ -378,6 +383,15 @@ def _reads_as_it_goes(model, folder):
             getattr(layer.lora, half).data.copy_(tensors[f"base_model.model.{name}.lora_{half}.weight"].T)
 
 
+def _leaves_it_to_copy(model, folder):
+    before = lora_state(model)
+    try:
+        _reads_as_it_goes(model, folder)
+    except Exception as error:
+        load_lora_state(model, before)
+        raise ValueError("does not fit") from error
+
+
 def _reads_what_is_there(model, folder):
     tensors = load_file(folder / "adapter_model.safetensors")
     for name, layer in lora_layers(model).items():
@@ -426,7 +440,12 @@ write_and_read = Task(
         ),
         ((_rewritten(_same, {"r": 2}), read_adapter), "In the configuration 'r' is to be 3, and it is 2."),
         ((_python_text, read_adapter), "adapter_config.json is not JSON"),
-        ((_rewritten(_same, {"target_modules": ["fc1", "head"]}), read_adapter), "A strict reader refuses it: "),
+        ((_rewritten(_same, {"target_modules": ["fc1", "fc2"]}), read_adapter), "A strict reader refuses it: "),
+        (
+            (_rewritten(_same, {"target_modules": ["fc1", "inner.fc2", "fc2"]}), read_adapter),
+            "A strict reader refuses it: the folder: configuration and weights disagree on 'fc2'",
+        ),
+        ((write_adapter, _leaves_it_to_copy), "A file of rank 1 was read into a model of rank 2"),
         ((write_adapter, _reads_nothing), "After read_adapter the outputs are off by"),
         ((write_adapter, _reads_by_reshape), "After read_adapter the outputs are off by"),
         ((write_adapter, _reads_as_it_goes), "A file for fc1 alone is refused, but fc1.A has changed already."),

@@ -268,6 +268,12 @@ count_intruders = Exercise(
             "Those are the columns of the matrices themselves. The directions are the columns of U, from torch.linalg.svd.",
         ),
         (
+            lambda W, W_new, k, t: int(
+                ((torch.linalg.svd(W).U.T @ torch.linalg.svd(W_new).U[:k].T).abs().amax(0) < t).sum()
+            ),
+            "U_new[i] is a row of U. The directions are its columns: U_new[:, i].",
+        ),
+        (
             lambda W, W_new, k, t: 0 * k,
             "That finds no intruder anywhere. For each new direction alone, take the largest cosine: no sum, and not one maximum for all.",
         ),
