@@ -309,8 +309,8 @@ def _refuses(write, read):
     both = ("fc1", "inner.fc2")
     for said, (rank, targets) in {
         "of rank 3": (3, both),
-        "of rank 1": (1, both),
         "for fc1 alone": (2, ("fc1",)),
+        "of rank 1": (1, both),
     }.items():
         model, other = _net(rank, targets=targets), _net(seed=5)
         before = lora_state(other)
