@@ -354,9 +354,13 @@ adapt = Task(
 )
 
 
+def _losses_at(rates, adapt, to_learn, text):
+    X, y = windows(text, 64)
+    return {lr: evaluate(adapt(to_learn, lr), X, y) for lr in rates}
+
+
 def _wide_steps(adapt, to_learn, to_choose):
-    X, y = windows(to_choose, 64)
-    return {lr: evaluate(adapt(to_learn, lr), X, y) for lr in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    return _losses_at((1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), adapt, to_learn, to_choose)
 
 
 def _forgets(adapt, to_learn, to_choose):
@@ -366,17 +370,15 @@ def _forgets(adapt, to_learn, to_choose):
 
 
 def _one_rate(adapt, to_learn, to_choose):
-    return {0.003: evaluate(adapt(to_learn, 0.003), *windows(to_choose, 64))}
+    return _losses_at((0.003,), adapt, to_learn, to_choose)
 
 
 def _fixed_rates(adapt, to_learn, to_choose):
-    X, y = windows(to_choose, 64)
-    return {lr: evaluate(adapt(to_learn, lr), X, y) for lr in (0.001, 0.003, 0.01)}
+    return _losses_at((0.001, 0.003, 0.01), adapt, to_learn, to_choose)
 
 
 def _by_training_text(adapt, to_learn, to_choose):
-    X, y = windows(to_learn, 64)
-    return {lr: evaluate(adapt(to_learn, lr), X, y) for lr in (0.001, 0.003, 0.01)}
+    return _losses_at((0.001, 0.003, 0.01), adapt, to_learn, to_learn)
 
 
 def _learns_both(adapt, to_learn, to_choose):
@@ -426,25 +428,23 @@ def _not_set(model, prose, limit):
     return strength
 
 
-def _steps_of_a_tenth(model, prose, limit):
+def _first_within(strengths, model, prose, limit):
     X, y = windows(prose, 64)
     set_strength(model, 0)
     base = evaluate(model, X, y)
-    for tenths in range(10, -1, -1):
-        set_strength(model, tenths / 10)
+    for strength in strengths:
+        set_strength(model, strength)
         if evaluate(model, X, y) <= base + limit:
-            return tenths / 10
+            return strength
+    return 0
+
+
+def _steps_of_a_tenth(model, prose, limit):
+    return _first_within([tenths / 10 for tenths in range(10, -1, -1)], model, prose, limit)
 
 
 def _left_at_the_last(model, prose, limit):
-    X, y = windows(prose, 64)
-    set_strength(model, 0)
-    base = evaluate(model, X, y)
-    for twentieths in range(20, 0, -1):
-        set_strength(model, twentieths / 20)
-        if evaluate(model, X, y) <= base + limit:
-            return twentieths / 20
-    return 0
+    return _first_within([twentieths / 20 for twentieths in range(20, 0, -1)], model, prose, limit)
 
 
 def _absolute(model, prose, limit):

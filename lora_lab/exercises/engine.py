@@ -54,7 +54,7 @@ class Exercise:
         return card
 
     def _judge(self, answer):
-        if answer is ... or is_stub(answer):
+        if is_stub(answer):
             return Card("…", "Not attempted yet", "Replace the ... with your answer and run the cell again.")
         refused = unlike(answer, self.reference)
         return Card("✗", "Not yet", refused) if refused else self._compare(answer)
@@ -219,9 +219,9 @@ def _codes_of_function(thing):
 
 
 def is_stub(answer):
-    """Whether the body of a function, or of all that a class defines, is still ``...``, whatever its docstring."""
-    if isinstance(answer, tuple):
-        return bool(answer) and all(part is ... or is_stub(part) for part in answer)
+    """Whether an answer, or the body of a function or of all that a class defines, is still ``...``."""
+    if answer is ...:
+        return True
     if inspect.isclass(answer):
         own = [thing for thing in vars(answer).values() if inspect.isfunction(thing)]
         return bool(own) and all(map(is_stub, own))

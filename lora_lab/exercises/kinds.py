@@ -52,11 +52,11 @@ class Task(Exercise):
         wanted, given = _tuple(self.reference), _tuple(answer)
         if len(wanted) != len(given):
             return Card("✗", "Not yet", f"Asked for: {len(wanted)}, given: {len(given)}. See what stands in check( ).")
-        if all(part is ... or is_stub(part) for part in given):
+        if all(map(is_stub, given)):
             card = super()._judge(...)
             return replace(card, stages=dict.fromkeys(self.stages, "…") if len(self.stages) > 1 else {})
         for part, reference in zip(given, wanted, strict=True):
-            if part is not ... and not is_stub(part) and (refused := unlike(part, reference)):
+            if not is_stub(part) and (refused := unlike(part, reference)):
                 return Card("✗", "Not yet", refused)
         return self._compare(answer)
 
@@ -114,7 +114,7 @@ def _armed(answer):
 
     @wraps(answer)
     def called(*arguments, **named):
-        if answer is ... or is_stub(answer):
+        if is_stub(answer):
             raise _Untouched
         before = torch.initial_seed()
         result = answer(*arguments, **named)
@@ -141,7 +141,7 @@ class Choice(Exercise):
         listed = {**self.choices, **{str(number): reason for number, reason in self.reasons.items()}}
         wanted = 'a letter in quotation marks, "a"' + ', and the number of a reason: "a", 1' * bool(self.reasons)
         letter, number = _pair(answer)
-        if letter is ... or is_stub(letter):
+        if is_stub(letter):
             return Card("…", "Not attempted yet", f"Replace the ... with {wanted}.", choices=listed)
         if letter not in self.choices or (number is not None and number not in self.reasons):
             return Card("✗", "Not yet", f"Answer with {wanted}.", choices=listed)

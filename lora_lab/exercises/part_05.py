@@ -57,16 +57,16 @@ _TOKENS = torch.arange(7)
 _TARGETS = (["up", "head"], ["0", "linear"])
 
 
-def _wrapped(put_in, targets, rank=2):
+def _wrapped(put_in, targets):
     """A net after ``put_in``, a copy of it from before, and the names of the layers that were meant."""
     model = _Net()
     before = copy.deepcopy(model)
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     wanted = [name for name in layers if name.split(".")[-1] in targets]
     given = list(targets)
-    returned = put_in(model, rank, given)
+    returned = put_in(model, 2, given)
     require(given == list(targets), "It writes into targets, which belongs to somebody else.")
-    if returned is not None and isinstance(returned, nn.Module) and not adapted_layers(model):
+    if isinstance(returned, nn.Module) and not adapted_layers(model):
         require(
             not adapted_layers(returned),
             "The model that was given is as it was. Change model itself, not a copy of it.",
@@ -161,7 +161,13 @@ def _comes_out(put_in, take_out):
         )
 
 
-_right_way_in, _right_way_out = put_in, take_out
+_right_way_in = put_in
+
+
+def _meant(model, targets):
+    """The linear layers of these names, found before anything is changed: [(dotted name, layer), …]"""
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [(name, module) for name, module in found if name.split(".")[-1] in targets]
 
 
 def _wrap_then_freeze(model, rank, targets):
@@ -170,9 +176,8 @@ def _wrap_then_freeze(model, rank, targets):
 
 
 def _wrap_only(model, rank, targets):
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets:
-            model.set_submodule(name, LinearWithLoRA(module, rank))
+    for name, module in _meant(model, targets):
+        model.set_submodule(name, LinearWithLoRA(module, rank))
 
 
 def _strikes_names_off(model, rank, targets):
@@ -210,16 +215,14 @@ def _wrap_a_variable(model, rank, targets):
 
 def _dotted_setattr(model, rank, targets):
     model.requires_grad_(False)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets:
-            setattr(model, name, LinearWithLoRA(module, rank))
+    for name, module in _meant(model, targets):
+        setattr(model, name, LinearWithLoRA(module, rank))
 
 
 def _update_alone(model, rank, targets):
     model.requires_grad_(False)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets:
-            model.set_submodule(name, LoRALayer(module.in_features, module.out_features, rank))
+    for name, module in _meant(model, targets):
+        model.set_submodule(name, LoRALayer(module.in_features, module.out_features, rank))
 
 
 def _adapt_a_copy(model, rank, targets):
@@ -229,10 +232,9 @@ def _adapt_a_copy(model, rank, targets):
 
 
 def _freeze_in_the_loop(model, rank, targets):
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets:
-            model.requires_grad_(False)
-            model.set_submodule(name, LinearWithLoRA(module, rank))
+    for name, module in _meant(model, targets):
+        model.requires_grad_(False)
+        model.set_submodule(name, LinearWithLoRA(module, rank))
 
 
 def _always_rank_4(model, rank, targets):
@@ -241,9 +243,8 @@ def _always_rank_4(model, rank, targets):
 
 def _new_layers(model, rank, targets):
     model.requires_grad_(False)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and name.split(".")[-1] in targets:
-            model.set_submodule(name, LinearWithLoRA(nn.Linear(module.in_features, module.out_features), rank))
+    for name, module in _meant(model, targets):
+        model.set_submodule(name, LinearWithLoRA(nn.Linear(module.in_features, module.out_features), rank))
 
 
 def _looks_too_late(model, rank, targets):

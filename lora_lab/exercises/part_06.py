@@ -336,7 +336,7 @@ def _refuses(write, read):
         )
 
 
-_right_write, _right_read = write_adapter, read_adapter
+_right_write = write_adapter
 
 
 def _rewritten(change, config=None):
