@@ -439,7 +439,8 @@ def similarity_explorer(maps, width, first, second):
     """How much of one adapter's directions lies among another's: ``{layer: φ}``, as ``subspace_similarity`` gives it.
 
     All maps have one shape. The directions live in a space of ``width`` dimensions, which says what chance alone would
-    give. ``first`` and ``second`` are the adapters' names.
+    give. ``first`` and ``second`` are the adapters' names. The sliders stop where a number of directions is about half
+    as much again: with each of them, all positions together would be a hundred thousand.
     """
     rows, columns = next(iter(maps.values())).shape
     picture = figure("", height=3.8)
@@ -476,4 +477,10 @@ def similarity_explorer(maps, width, first, second):
             f"Chance would give {max(i, j) / width:.2f}."
         )
 
-    return Explorer(picture, update, alt, layer=maps, i=range(1, rows + 1), j=range(1, columns + 1))
+    return Explorer(picture, update, alt, layer=maps, i=_stops(rows), j=_stops(columns))
+
+
+def _stops(last):
+    """1, 2, 3, 4, 6, 8, 12, 16, … up to the last and with it."""
+    between = sorted({factor * 2**k for factor in (1, 3) for k in range(last.bit_length())})
+    return [*(stop for stop in between if stop < last), last]

@@ -1,0 +1,149 @@
+"""Make the site, in ``build/site``: a book of the notebooks, with sliders that move and exercises that can be read.
+
+    REPOSITORY=owner/name python docs/book.py
+
+With the repository's name each page also offers to open its notebook in Colab or Binder, to edit it, to report a number.
+"""
+
+import copy
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import decks
+import nbformat
+from run import NOTEBOOKS, ROOT, with_sliders
+
+from lora_lab.exercises.clinic import PATIENTS
+from lora_lab.exercises.solutions import part_of
+from lora_lab.material import create_planted_task
+from lora_lab.pictures.sliders import training_explorer
+
+DOCS = Path(__file__).parent
+SITE = ROOT / "build" / "site"
+SOURCE = ROOT / "build" / "source"
+INSTALL = """# On Colab this installs the course. Anywhere else it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    %pip install --quiet git+https://github.com/{repository}"""
+NOT_HERE = "This page can't run your answer; the notebook checks it, and says what is wrong with it."
+
+
+def make(target=SITE, repository=os.environ.get("REPOSITORY", "")):
+    """Lay out the sources, let Sphinx make a book of them, and add the notebooks and the slides."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
+    (SOURCE / "notebooks").mkdir(parents=True)
+    for name, notebook in with_sliders().items():
+        nbformat.write(_page(name, notebook, repository), SOURCE / "notebooks" / f"{name}.ipynb")
+    (SOURCE / "index.md").write_text(_first_page(repository), encoding="utf-8")
+    shutil.copy(DOCS / "teaching.md", SOURCE)
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", DOCS, SOURCE, target]
+    subprocess.run(command, check=True, env=os.environ | {"REPOSITORY": repository})
+    shutil.rmtree(target / ".doctrees")
+    (target / ".buildinfo").unlink()
+    decks.make(target / "slides")
+    for path in NOTEBOOKS:
+        _copies(path, target, repository)
+
+
+def _page(name, notebook, repository):
+    """A notebook as the site shows it: links under its title, exercises that can be opened, pictures with their words."""
+    notebook = copy.deepcopy(notebook)
+    exercises = None if name == "glossary" else import_module(f"lora_lab.exercises.{part_of(Path(name))}")
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        _describe(cell)
+        if call := re.search(r"^ex\.(\w+)\.check\(", cell.source, re.MULTILINE):
+            _unfold(cell, getattr(exercises, call[1]))
+        elif call := re.match(r"PATIENTS\[(\d+)\]\.diagnose\(", cell.source):
+            _show(cell, _folded("The diagnosis", PATIENTS[int(call[1])].reveal()))
+        elif re.match(r"ex\.\w+\.guess\(", cell.source):
+            _show(cell, "<p><em>In the notebook this keeps your guess, and sets it beside the answer.</em></p>")
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(_links(name, repository), id="links"))
+    return notebook
+
+
+def _describe(cell):
+    """Give a picture the words that are stored beside it; where it has sliders, HTML has taken its place."""
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/png" in data and "text/html" in data:
+            del data["image/png"]
+        elif "image/png" in data:
+            cell.metadata["mystnb"] = {"image": {"alt": data["text/plain"].replace("\n", " ")}}
+
+
+def _unfold(cell, exercise):
+    """An exercise's hints and its solution, each on a click."""
+    hints = [exercise.hint(number) for number in range(1, len(exercise.hints) + 1)]
+    folded = [_folded(card.headline, card) for card in hints] + [_folded("A solution", exercise.solution())]
+    _show(cell, f"<p><em>{NOT_HERE}</em></p>{''.join(folded)}")
+
+
+def _folded(summary, card):
+    return f"<details><summary>{html.escape(summary)}</summary>{card._repr_html_()}</details>"
+
+
+def _show(cell, content):
+    """Say this in place of the card that only a notebook can go on from, but leave its choices."""
+    kept = [output for output in cell.outputs if "<details>" in output.get("data", {}).get("text/html", "")]
+    cell.outputs = [*kept, nbformat.v4.new_output("display_data", {"text/html": content})]
+
+
+def _links(name, repository):
+    """What can be done with this notebook."""
+    links = {"Download the notebook": f"../download/{name}.ipynb"}
+    if name != "glossary":
+        links["Slides"] = f"../slides/{name}.html"
+    if repository:
+        home = f"https://github.com/{repository}"
+        links |= {
+            "Open in Colab": f"https://colab.research.google.com/github/{repository}/blob/gh-pages/colab/{name}.ipynb",
+            "Open in Binder": f"https://mybinder.org/v2/gh/{repository}/HEAD?urlpath=lab/tree/notebooks/{name}.ipynb",
+            "Edit": f"{home}/edit/main/notebooks/{name}.ipynb",
+            "Report a number": f"{home}/issues/new?template=number.yml&where={name}",
+        }
+    listed = "".join(f'<a href="{html.escape(address)}">{text}</a>' for text, address in links.items())
+    return f'<nav class="page-links" aria-label="This notebook">{listed}</nav>'
+
+
+def _first_page(repository):
+    """README's table of notebooks, and a slider that trains."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = "make lab     # opens the course in JupyterLab\nmake test    # everything that is tested"
+    if repository:
+        commands = f"git clone https://github.com/{repository} lora\ncd lora\nmake lab"
+    explorer = training_explorer(create_planted_task(256, 32, 32, rank=4), ranks=range(1, 9))
+    parts = {
+        "slider": f"```{{raw}} html\n{explorer.standalone().html()}\n```",
+        "notebooks": re.search(r"^\| \| notebook .+?(?=\n\n)", readme, re.DOTALL | re.MULTILINE)[0],
+        "commands": commands,
+    }
+    page = (DOCS / "index.md").read_text(encoding="utf-8")
+    for name, content in parts.items():
+        page = page.replace(f"{{{{ {name} }}}}", content)
+    return page
+
+
+def _copies(path, target, repository):
+    """The notebook as it is, to download; and for Colab one that installs the course first."""
+    for folder in ("download", "colab"):
+        (target / folder).mkdir(exist_ok=True)
+    shutil.copy(path, target / "download")
+    if repository:
+        notebook = nbformat.read(path, as_version=4)
+        install = nbformat.v4.new_code_cell(INSTALL.format(repository=repository), id="install")
+        notebook.cells.insert(1, install)
+        nbformat.write(notebook, target / "colab" / path.name)
+
+
+if __name__ == "__main__":
+    make()

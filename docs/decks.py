@@ -1,0 +1,70 @@
+"""Make a deck of slides of each notebook, in ``build/slides``. They play from a memory stick, without a network."""
+
+import html
+import re
+import shutil
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from ideas import ideas
+from pygments.formatters import HtmlFormatter
+from run import NOTEBOOKS, ROOT, with_sliders
+
+from lora_lab.exercises.solutions import part_of
+
+HERE = Path(__file__).parent / "slides"
+DECKS = ROOT / "build" / "slides"
+TAUGHT = [path for path in NOTEBOOKS if path.stem != "glossary"]
+
+
+def make(target=DECKS, paths=TAUGHT):
+    """Write the decks and what they need into the folder ``target``."""
+    shutil.rmtree(target, ignore_errors=True)
+    _gather_assets(target / "assets")
+    template = Template((HERE / "deck.html").read_text(encoding="utf-8"))
+    titles = {}
+    for name, notebook in with_sliders(paths).items():
+        exercises = import_module(f"lora_lab.exercises.{part_of(Path(name))}")
+        shown = ideas(notebook, exercises)
+        titles[name] = re.match(r"# (.+)", notebook.cells[0].source)[1]
+        page = template.substitute(
+            title=html.escape(titles[name]), seconds=60 * _minutes(notebook), ideas="\n".join(map(_written, shown))
+        )
+        (target / f"{name}.html").write_text(page, encoding="utf-8")
+    listed = "".join(f'<li><a href="{name}.html">{name[:2]} {title}</a></li>' for name, title in titles.items())
+    contents = Template((HERE / "index.html").read_text(encoding="utf-8")).substitute(decks=listed)
+    (target / "index.html").write_text(contents, encoding="utf-8")
+
+
+def _gather_assets(folder):
+    """reveal.js and MathJax, which wheels bring; our own script and style."""
+    folder.mkdir(parents=True)
+    reveal = Path(find_spec("sphinx_revealjs").origin).parent / "_static" / "revealjs"
+    for file in ("dist/reveal.js", "dist/reveal.css", "plugin/notes/notes.js"):
+        shutil.copy(reveal / file, folder)
+    mathjax = next(Path(place) / "sphinx-mathjax-offline" for place in sys.path if (Path(place) / "sphinx-mathjax-offline").exists())
+    shutil.copy(mathjax / "static" / "mathjax" / "tex-svg.js", folder)
+    shutil.copy(HERE / "deck.js", folder)
+    colours = HtmlFormatter(style="default").get_style_defs("code")
+    (folder / "deck.css").write_text((HERE / "deck.css").read_text(encoding="utf-8") + colours, encoding="utf-8")
+
+
+def _minutes(notebook):
+    return int(re.search(r"about (\d+) minutes", notebook.cells[0].source)[1])
+
+
+def _written(idea):
+    """An idea as HTML, from which the page makes as many slides as it needs."""
+    blocks = []
+    for block in idea.blocks:
+        tag = {"notes": "aside", "code": "pre", "text": "pre"}.get(block.kind, "div")
+        content = f"<code>{block.html}</code>" if tag == "pre" else block.html
+        blocks.append(f'<{tag} class="{block.kind}"{" data-step" * block.step}>{content}</{tag}>')
+    return f'<section data-title="{html.escape(idea.title)}">{"".join(blocks)}</section>'
+
+
+if __name__ == "__main__":
+    make()

@@ -1,0 +1,83 @@
+"""The page of all known mistakes and of what puts each right, made from the exercises themselves."""
+
+import ast
+import html
+import inspect
+import re
+import textwrap
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import nbformat
+
+from lora_lab.exercises.clinic import DIAGNOSES, PATIENTS
+from lora_lab.exercises.engine import Exercise
+from lora_lab.exercises.solutions import part_of
+
+BEGINNING = """# What people get wrong
+
+All mistakes that the exercises know, each with the sentence that puts it right: what a class will say, and what to
+answer. {count} of them. This page is made from the exercises, whose tests make every one of these mistakes.
+"""
+HEADS = "<thead><tr><th>the mistake</th><th>what puts it right</th></tr></thead>"
+
+
+def page(paths):
+    """The page as Markdown, for the exercises of these notebooks."""
+    lines, count = [], 0
+    for path in paths:
+        exercises = import_module(f"lora_lab.exercises.{part_of(path)}")
+        lines.append(f"## {_heading(path)}")
+        for exercise in filter(lambda thing: isinstance(thing, Exercise), vars(exercises).values()):
+            lines.append(f"### {exercise.title}\n\n{_table(exercise, exercises)}")
+            count += len(exercise.misconceptions)
+        if path.stem.startswith("07"):
+            for patient in PATIENTS:
+                lines.append(f"### {_complaint(patient)}\n\n{_diagnoses(patient)}")
+                count += len(patient.why_not)
+    return "\n\n".join([BEGINNING.format(count=count), *lines])
+
+
+def _heading(path):
+    title = re.match(r"# (.+)", nbformat.read(path, as_version=4).cells[0].source)[1]
+    return f"{path.stem[:2]} {title}" if path.stem[0].isdigit() else title
+
+
+def _table(exercise, module):
+    written = _written(module.__file__)
+    told = [(written.get(said) or source(wrong), said) for wrong, said in exercise.misconceptions]
+    rows = [f"<tr><td><pre>{html.escape(mistake)}</pre></td><td>{html.escape(said)}</td></tr>" for mistake, said in told]
+    return f"<table>{HEADS}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def _complaint(patient):
+    return f"Patient {patient.number}: {DIAGNOSES[patient.bug]}"
+
+
+def _diagnoses(patient):
+    """Why it is none of the other diagnoses that one may think of."""
+    rows = [
+        f"<tr><td>{html.escape(DIAGNOSES[bug])}</td><td>{html.escape(said)}</td></tr>"
+        for bug, said in patient.why_not.items()
+    ]
+    return f"<table>{HEADS}<tbody>{''.join(rows)}</tbody></table>"
+
+
+@cache
+def _written(file):
+    """How a module writes the mistake that each sentence puts right, but for functions with a name."""
+    text = Path(file).read_text(encoding="utf-8")
+    pairs = [node.elts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
+    return {
+        said.value: textwrap.dedent(ast.get_source_segment(text, wrong, padded=True))
+        for wrong, said in pairs
+        if isinstance(said, ast.Constant) and not isinstance(wrong, ast.Name)
+    }
+
+
+def source(wrong):
+    """A wrong answer that is a function with a name, several of them, or a value."""
+    if isinstance(wrong, tuple):
+        return "\n\n\n".join(map(source, wrong))
+    return textwrap.dedent(inspect.getsource(wrong)).rstrip() if callable(wrong) else repr(wrong)

@@ -1,0 +1,95 @@
+"""Run the notebooks as far as their sliders, and let these carry all their positions. Site and slides show the result.
+
+All other outputs stay as they are stored: the tests compare those. What was run before and has not changed since is
+taken from ``build/run``.
+"""
+
+import hashlib
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+RUN = ROOT / "build" / "run"
+NOTEBOOKS = [
+    *sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")),
+    *(ROOT / "notebooks" / name for name in ("capstone.ipynb", "glossary.ipynb")),
+]
+# Said to the kernel before its first cell.
+CARRY_ALL = """
+from lora_lab.pictures.explorer import Explorer
+Explorer._repr_mimebundle_ = lambda self, **kwargs: self.standalone()._repr_mimebundle_()
+"""
+SLIDERS = ("explorer", "loom(")
+
+
+def with_sliders(paths=tuple(NOTEBOOKS)):
+    """{name: notebook}, in which each figure with sliders is HTML that needs no kernel; two are run at a time."""
+    RUN.mkdir(parents=True, exist_ok=True)
+    package = _fingerprint(ROOT / "lora_lab")
+    with ProcessPoolExecutor(2) as pool:
+        # The largest first, so that in the end no processor waits for the other.
+        largest_first = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)
+        running = {path: pool.submit(_run, path, package) for path in largest_first}
+        return {path.stem: running[path].result() for path in paths}
+
+
+def _run(path, package):
+    """The notebook as it is stored, and its sliders' cells with what they give when they carry all positions."""
+    stored = nbformat.read(path, as_version=4)
+    moving = [i for i, cell in enumerate(stored.cells) if cell.cell_type == "code" and _has_sliders(cell)]
+    if not moving:
+        return stored
+    sources = "\n".join(cell.source for cell in stored.cells if cell.cell_type == "code")
+    kept = RUN / f"{path.stem}-{hashlib.sha256((package + sources).encode()).hexdigest()[:16]}.ipynb"
+    if not kept.exists():
+        for old in RUN.glob(f"{path.stem}-*.ipynb"):
+            old.unlink()
+        start = time.perf_counter()
+        nbformat.write(_execute(path, moving[-1] + 1), kept)
+        print(f"{path.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+    run = nbformat.read(kept, as_version=4)
+    for i in moving:
+        stored.cells[i].outputs = run.cells[i].outputs
+    return stored
+
+
+def _has_sliders(cell):
+    """Whether a picture that the cell shows, its last line, has sliders."""
+    pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+    return bool(pictures) and any(word in cell.source for word in SLIDERS)
+
+
+def _execute(path, end):
+    """The first cells of the notebook, run. As in the tests, what is tagged to be skipped is."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = notebook.cells[:end]
+    for cell in notebook.cells:
+        if "nbval-skip" in cell.metadata.get("tags", []):
+            cell.metadata.tags += ["skip-execution"]
+    os.environ |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}  # two notebooks at a time, one processor for each
+    NotebookClient(
+        notebook,
+        timeout=600,
+        extra_arguments=[f"--IPKernelApp.exec_lines={CARRY_ALL.strip().splitlines()}", "--log-level=ERROR"],
+        resources={"metadata": {"path": path.parent}},
+    ).execute()
+    return notebook
+
+
+def _fingerprint(folder):
+    """One number for all that stands in a folder."""
+    together = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            together.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+    return together.hexdigest()
+
+
+if __name__ == "__main__":
+    with_sliders([Path(name) for name in sys.argv[1:]] or NOTEBOOKS)
