@@ -2,7 +2,8 @@
 
     REPOSITORY=owner/name python docs/book.py
 
-With the repository's name each page also offers to open its notebook in Colab or Binder, to edit it, to report a number.
+With the repository's name each page also offers to open its notebook in Colab or Binder, to edit it, and to report a
+number.
 """
 
 import copy
@@ -12,12 +13,14 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
 import decks
+import misconceptions
 import nbformat
-from run import NOTEBOOKS, ROOT, with_sliders
+from run import NOTEBOOKS, ROOT, remembered, with_sliders
 
 from lora_lab.exercises.clinic import PATIENTS
 from lora_lab.exercises.solutions import part_of
@@ -35,26 +38,42 @@ if "google.colab" in sys.modules:
 NOT_HERE = "This page can't run your answer; the notebook checks it, and says what is wrong with it."
 
 
-def make(target=SITE, repository=os.environ.get("REPOSITORY", "")):
+def make(target=SITE, repository=""):
     """Lay out the sources, let Sphinx make a book of them, and add the notebooks and the slides."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.rmtree(target, ignore_errors=True)
     (SOURCE / "notebooks").mkdir(parents=True)
-    for name, notebook in with_sliders().items():
+    with ProcessPoolExecutor(1) as pool:  # beside the notebooks
+        slider = pool.submit(remembered, "first_page", "", _first_slider)
+        notebooks = with_sliders()
+    for name, notebook in notebooks.items():
         nbformat.write(_page(name, notebook, repository), SOURCE / "notebooks" / f"{name}.ipynb")
-    (SOURCE / "index.md").write_text(_first_page(repository), encoding="utf-8")
+    (SOURCE / "index.md").write_text(_first_page(slider.result(), repository), encoding="utf-8")
+    (SOURCE / "misconceptions.md").write_text(misconceptions.page(decks.TAUGHT), encoding="utf-8")
     shutil.copy(DOCS / "teaching.md", SOURCE)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", DOCS, SOURCE, target]
-    subprocess.run(command, check=True, env=os.environ | {"REPOSITORY": repository})
-    shutil.rmtree(target / ".doctrees")
-    (target / ".buildinfo").unlink()
+    subprocess.run(command, check=True)
+    _drop_what_nothing_asks_for(target)
     decks.make(target / "slides")
     for path in NOTEBOOKS:
         _copies(path, target, repository)
 
 
+def _drop_what_nothing_asks_for(target):
+    """Sphinx's own notes, and of MathJax all but the one script that the pages load, and its fonts."""
+    shutil.rmtree(target / ".doctrees")
+    shutil.rmtree(target / "_sources", ignore_errors=True)
+    (target / ".buildinfo").unlink()
+    mathjax = target / "_static" / "mathjax"
+    for found in mathjax.iterdir():
+        if found.is_dir() and found.name != "output":
+            shutil.rmtree(found)
+        elif found.is_file() and found.name != "tex-chtml.js":
+            found.unlink()
+
+
 def _page(name, notebook, repository):
-    """A notebook as the site shows it: links under its title, exercises that can be opened, pictures with their words."""
+    """A notebook for the site: links under its title, exercises that can be opened, pictures with their words."""
     notebook = copy.deepcopy(notebook)
     exercises = None if name == "glossary" else import_module(f"lora_lab.exercises.{part_of(Path(name))}")
     for cell in notebook.cells:
@@ -115,17 +134,18 @@ def _links(name, repository):
     return f'<nav class="page-links" aria-label="This notebook">{listed}</nav>'
 
 
-def _first_page(repository):
+def _first_page(slider, repository):
     """README's table of notebooks, and a slider that trains."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = "make lab     # opens the course in JupyterLab\nmake test    # everything that is tested"
     if repository:
         commands = f"git clone https://github.com/{repository} lora\ncd lora\nmake lab"
-    explorer = training_explorer(create_planted_task(256, 32, 32, rank=4), ranks=range(1, 9))
+    table = re.search(r"^\| \| notebook .+?(?=\n\n)", readme, re.DOTALL | re.MULTILINE)[0]
     parts = {
-        "slider": f"```{{raw}} html\n{explorer.standalone().html()}\n```",
-        "notebooks": re.search(r"^\| \| notebook .+?(?=\n\n)", readme, re.DOTALL | re.MULTILINE)[0],
+        "slider": f"```{{raw}} html\n{slider}\n```",
+        "notebooks": table,
         "commands": commands,
+        "contents": _contents(table),
     }
     page = (DOCS / "index.md").read_text(encoding="utf-8")
     for name, content in parts.items():
@@ -133,12 +153,32 @@ def _first_page(repository):
     return page
 
 
+def _first_slider():
+    task = create_planted_task(256, 32, 32, rank=4)
+    return training_explorer(task, ranks=[1, 2, 3, 4, 6, 8]).standalone().html()
+
+
+def _contents(table):
+    """The parts of README's table, as Sphinx wants to be told of them."""
+    parts = {}
+    for part, page in re.findall(r"\*\*(Part .+?)\*\*|\((notebooks/\w+)\.ipynb\)", table):
+        if part:
+            parts[part] = []
+        else:
+            list(parts.values())[-1].append(page)
+    parts["To look up, and to teach"] = ["notebooks/glossary", "teaching", "misconceptions"]
+    trees = []
+    for part, pages in parts.items():
+        trees.append("\n".join(["```{toctree}", ":hidden:", f':caption: "{part}"', "", *pages, "```"]))
+    return "\n\n".join(trees)
+
+
 def _copies(path, target, repository):
     """The notebook as it is, to download; and for Colab one that installs the course first."""
-    for folder in ("download", "colab"):
-        (target / folder).mkdir(exist_ok=True)
+    (target / "download").mkdir(exist_ok=True)
     shutil.copy(path, target / "download")
     if repository:
+        (target / "colab").mkdir(exist_ok=True)
         notebook = nbformat.read(path, as_version=4)
         install = nbformat.v4.new_code_cell(INSTALL.format(repository=repository), id="install")
         notebook.cells.insert(1, install)
@@ -146,4 +186,4 @@ def _copies(path, target, repository):
 
 
 if __name__ == "__main__":
-    make()
+    make(repository=os.environ.get("REPOSITORY", ""))

@@ -3,8 +3,8 @@
 import html
 import re
 import shutil
-import sys
 from importlib import import_module
+from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -45,7 +45,7 @@ def _gather_assets(folder):
     reveal = Path(find_spec("sphinx_revealjs").origin).parent / "_static" / "revealjs"
     for file in ("dist/reveal.js", "dist/reveal.css", "plugin/notes/notes.js"):
         shutil.copy(reveal / file, folder)
-    mathjax = next(Path(place) / "sphinx-mathjax-offline" for place in sys.path if (Path(place) / "sphinx-mathjax-offline").exists())
+    mathjax = Path(distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline"))
     shutil.copy(mathjax / "static" / "mathjax" / "tex-svg.js", folder)
     shutil.copy(HERE / "deck.js", folder)
     colours = HtmlFormatter(style="default").get_style_defs("code")

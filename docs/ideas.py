@@ -1,9 +1,9 @@
 """What of a notebook is shown in a lecture, and what is said: a list of ideas, each of blocks in their order.
 
-A markdown cell with a heading of the second level begins an idea, and so does one marked as a slide. Of prose its beginning is shown, so
-much as a room can read, and the whole of it is in the speaker's notes. Imports, guesses to type in and stubs are not
-shown. A cell may be marked against these rules (View → Right Sidebar in JupyterLab): ``slide`` begins an idea,
-``fragment`` is shown as it is, ``notes`` is only said, and ``skip`` is neither.
+A heading begins an idea. Of prose its beginning is shown, so much as a room can read, and the whole of it is in the
+speaker's notes. Imports, guesses to type in and stubs are not shown, nor a few lines that only draw a picture. A cell may
+be marked against these rules (in JupyterLab with View → Right Sidebar): ``fragment`` is shown as it is, ``notes`` is only
+said, and ``skip`` is neither.
 """
 
 import ast
@@ -24,7 +24,9 @@ WORDS = 48  # of prose on a slide; what is longer is read, not listened to
 CALL = re.compile(r"^ex\.(\w+)\.(check|guess)\((.*)\)$", re.MULTILINE)
 BESIDE = re.compile(r"^ex\.\w+\.beside\((.*)\)\s*$", re.MULTILINE | re.DOTALL)
 DIAGNOSE = re.compile(r"^PATIENTS\[(\d+)\]\.diagnose\(\.\.\.\)$")
-GUESS = re.compile(r"\*\*Guess first")
+GUESS = re.compile(r"\*\*[Gg]uess first")
+TYPED = re.compile(r"\s*\([^()]*`guess\([^)]*\)[^()]*\)| Leave the dots, and you go on without\.")  # not in a lecture
+SET_UP = re.compile(r"^torch\.set_num_threads.*\n?", re.MULTILINE)
 QUESTION = re.compile(r"<details><summary>(.*?)</summary>(.*?)</details>", re.DOTALL)
 
 
@@ -110,10 +112,9 @@ def _add_prose(idea, cell):
     if shown != others or mark(cell) == "notes":
         idea.add("notes", rendered(others))
     for guess in guesses:
-        told, _, question = guess.partition("**Guess first")
-        idea.add("prose", rendered(told.strip()))
-        question = re.sub(r"\s*\([^()]*`guess\([^)]*\)[^()]*\)", "", "**Guess first" + question)
-        idea.add("guess", rendered(question.replace(" Leave the dots, and you go on without.", "")))
+        where = GUESS.search(guess).start()
+        idea.add("prose", rendered(guess[:where].strip()))
+        idea.add("guess", rendered(TYPED.sub("", "**G" + guess[where + 3 :])))
 
 
 def _add_code(idea, cell, exercises):
@@ -129,8 +130,9 @@ def _add_code(idea, cell, exercises):
     if diagnose := DIAGNOSE.match(cell.source):
         _add_diagnosis(idea, PATIENTS[int(diagnose[1])])
         return
-    source = BESIDE.sub(lambda call: textwrap.dedent(call[1]).strip(), cell.source).strip()
-    if not _only_imports(source) and not _only_draws(source, cell.outputs):
+    source = BESIDE.sub(lambda call: textwrap.dedent(call[1]).strip(), cell.source)
+    source = SET_UP.sub("", _without_imports(source)).strip()
+    if source and not _only_draws(source, cell.outputs):
         idea.add("code", _coloured(source))
     for output in cell.outputs:
         _add_output(idea, output)
@@ -198,8 +200,13 @@ def _add_output(idea, output):
         idea.add("text", _lines(html.escape(data["text/plain"])), step=True)
 
 
-def _only_imports(source):
-    return all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in ast.parse(source).body)
+def _without_imports(source):
+    """A cell's code without its imports, and with one empty line where there were more."""
+    lines = source.splitlines()
+    for node in reversed(ast.parse(source).body):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            del lines[node.lineno - 1 : node.end_lineno]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
 def _only_draws(source, outputs):
@@ -238,7 +245,9 @@ def sentences(paragraph):
     found, start = [], 0
     for end in re.finditer(r"(?<=[.?!])[)*”]*\s+(?=[A-Z$*`“(\[])", paragraph):
         sentence = paragraph[start : end.end()]
-        if all(sentence.count(pair) % 2 == 0 for pair in ("`", "$", "**")) and sentence.count("(") == sentence.count(")"):
+        if all(sentence.count(pair) % 2 == 0 for pair in ("`", "$", "**")) and sentence.count("(") == sentence.count(
+            ")"
+        ):
             found.append(sentence.strip())
             start = end.end()
     return [*found, paragraph[start:].strip()]

@@ -46,8 +46,17 @@ def _heading(path):
 
 def _table(exercise, module):
     written = _written(module.__file__)
-    told = [(written.get(said) or source(wrong), said) for wrong, said in exercise.misconceptions]
-    rows = [f"<tr><td><pre>{html.escape(mistake)}</pre></td><td>{html.escape(said)}</td></tr>" for mistake, said in told]
+    mistakes = {}
+    for wrong, said in exercise.misconceptions:  # several mistakes may have one cause
+        mistakes.setdefault(said, []).append(html.escape(written.get(said) or source(wrong)))
+    return _rows(
+        {"<hr>".join(f"<pre>{code}</pre>" for code in dict.fromkeys(codes)): said for said, codes in mistakes.items()}
+    )
+
+
+def _rows(told):
+    """The table of what is told to each mistake, {HTML: sentence}."""
+    rows = [f"<tr><td>{mistake}</td><td>{html.escape(sentence)}</td></tr>" for mistake, sentence in told.items()]
     return f"<table>{HEADS}<tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -57,11 +66,7 @@ def _complaint(patient):
 
 def _diagnoses(patient):
     """Why it is none of the other diagnoses that one may think of."""
-    rows = [
-        f"<tr><td>{html.escape(DIAGNOSES[bug])}</td><td>{html.escape(said)}</td></tr>"
-        for bug, said in patient.why_not.items()
-    ]
-    return f"<table>{HEADS}<tbody>{''.join(rows)}</tbody></table>"
+    return _rows({html.escape(DIAGNOSES[bug]): said for bug, said in patient.why_not.items()})
 
 
 @cache

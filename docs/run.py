@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -25,37 +26,42 @@ CARRY_ALL = """
 from lora_lab.pictures.explorer import Explorer
 Explorer._repr_mimebundle_ = lambda self, **kwargs: self.standalone()._repr_mimebundle_()
 """
+SLOW = ("00", "03", "05", "08")  # begun first, so that in the end no processor waits for the other
 SLIDERS = ("explorer", "loom(")
 
 
 def with_sliders(paths=tuple(NOTEBOOKS)):
     """{name: notebook}, in which each figure with sliders is HTML that needs no kernel; two are run at a time."""
-    RUN.mkdir(parents=True, exist_ok=True)
-    package = _fingerprint(ROOT / "lora_lab")
     with ProcessPoolExecutor(2) as pool:
-        # The largest first, so that in the end no processor waits for the other.
-        largest_first = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)
-        running = {path: pool.submit(_run, path, package) for path in largest_first}
+        slowest_first = sorted(paths, key=lambda path: path.stem[:2] not in SLOW)
+        running = {path: pool.submit(_run, path) for path in slowest_first}
         return {path.stem: running[path].result() for path in paths}
 
 
-def _run(path, package):
+def remembered(name, source, make):
+    """The text that ``make()`` gives for this source, made once until the source or the package changes."""
+    RUN.mkdir(parents=True, exist_ok=True)
+    kept = RUN / f"{name}-{hashlib.sha256((_package() + source).encode()).hexdigest()[:16]}"
+    if not kept.exists():
+        start = time.perf_counter()
+        text = make()
+        for old in RUN.glob(f"{name}-*"):
+            old.unlink()
+        kept.write_text(text, encoding="utf-8")
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return kept.read_text(encoding="utf-8")
+
+
+def _run(path):
     """The notebook as it is stored, and its sliders' cells with what they give when they carry all positions."""
     stored = nbformat.read(path, as_version=4)
     moving = [i for i, cell in enumerate(stored.cells) if cell.cell_type == "code" and _has_sliders(cell)]
-    if not moving:
-        return stored
-    sources = "\n".join(cell.source for cell in stored.cells if cell.cell_type == "code")
-    kept = RUN / f"{path.stem}-{hashlib.sha256((package + sources).encode()).hexdigest()[:16]}.ipynb"
-    if not kept.exists():
-        for old in RUN.glob(f"{path.stem}-*.ipynb"):
-            old.unlink()
-        start = time.perf_counter()
-        nbformat.write(_execute(path, moving[-1] + 1), kept)
-        print(f"{path.stem}: {time.perf_counter() - start:.0f} s", flush=True)
-    run = nbformat.read(kept, as_version=4)
-    for i in moving:
-        stored.cells[i].outputs = run.cells[i].outputs
+    if moving:
+        sources = "\n".join(cell.source for cell in stored.cells if cell.cell_type == "code")
+        run = remembered(path.stem, sources, lambda: nbformat.writes(_execute(path, moving[-1] + 1)))
+        cells = nbformat.reads(run, as_version=4).cells
+        for i in moving:
+            stored.cells[i].outputs = cells[i].outputs
     return stored
 
 
@@ -82,12 +88,13 @@ def _execute(path, end):
     return notebook
 
 
-def _fingerprint(folder):
-    """One number for all that stands in a folder."""
-    together = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
+@cache
+def _package():
+    """One number for all that stands in the package."""
+    together, package = hashlib.sha256(), ROOT / "lora_lab"
+    for file in sorted(package.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
-            together.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+            together.update(str(file.relative_to(package)).encode() + file.read_bytes())
     return together.hexdigest()
 
 

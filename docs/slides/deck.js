@@ -121,12 +121,12 @@ function splittable(block) {
 
 // Where there are few words, they are larger.
 function raiseVoice(flow) {
-  if (isEmpty(flow) || flow.querySelector("pre, table, img, canvas, h1")) return;
-  for (const size of [44, 41, 38, 35]) {
-    flow.style.fontSize = `${size}px`;
-    if (flow.offsetHeight < 0.8 * HEIGHT && flow.scrollWidth <= WIDTH) return;
+  if (isEmpty(flow) || flow.querySelector("pre, img, canvas, h1")) return;
+  for (const larger of [1.35, 1.25, 1.15, 1]) {
+    flow.style.fontSize = `${32 * larger}px`;
+    flow.style.setProperty("--table", `${26 * larger}px`);
+    if (flow.offsetHeight < 0.85 * HEIGHT && flow.scrollWidth <= WIDTH) return;
   }
-  flow.style.fontSize = "";
 }
 
 // Sliders unpack their positions first.
@@ -146,6 +146,11 @@ function listenToClicker() {
     turns[event.key]?.();
   };
   document.addEventListener("keydown", listen, true);
+}
+
+// The tabulator key finds the sliders of this slide, and not those of the next.
+function focusOnlyHere() {
+  for (const page of slides.children) page.inert = page !== Reveal.getCurrentSlide();
 }
 
 async function begin() {
@@ -174,6 +179,8 @@ async function begin() {
     keyboardCondition: (event) => !event.target.closest?.(".lora-explorer"),
     plugins: [RevealNotes],
   });
+  Reveal.on("slidechanged", focusOnlyHere);
+  focusOnlyHere();
   document.body.dataset.ready = "yes";
 }
 

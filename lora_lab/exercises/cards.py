@@ -10,7 +10,11 @@ from pygments.lexers import PythonLexer
 
 COLOURS = {"✓": "#009E73", "✗": "#D55E00", "…": "#767676", "?": "#0072B2"}
 # Code keeps a light ground of its own, on which its colours can be read in a dark page, too.
-PRINTER = HtmlFormatter(noclasses=True, prestyles="padding: 0.5em; border-radius: 6px; color: #222222")
+PRINTER = HtmlFormatter(
+    noclasses=True,
+    nobackground=True,
+    prestyles="padding: 0.5em; border: 1px solid #d5d5d5; border-radius: 6px; color: #222222; background: white",
+)
 # Where something was met: "owner/name#7" is an issue or a change of a repository on GitHub.
 ISSUE = re.compile(r"([\w.-]+/[\w.-]+)#(\d+)")
 
