@@ -3,6 +3,10 @@ way to see that nothing changed.
 """
 
 import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +46,19 @@ class SmallNet(nn.Module):
 @pytest.fixture(autouse=True)
 def _seeded():
     set_seed(0)
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The folder of the site, with the slides in it; sliders that have not changed since are not computed again."""
+    if not find_spec("myst_nb"):
+        if os.environ.get("CI"):
+            pytest.fail("CI is set, so that these tests must run: install docs/requirements.txt", pytrace=False)
+        pytest.skip("NO TEST OF SITE AND SLIDES HAS RUN: install docs/requirements.txt")
+    root = Path(__file__).parent
+    made = subprocess.run([sys.executable, root / "docs" / "book.py"], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return root / "build" / "site"
 
 
 @pytest.fixture

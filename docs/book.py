@@ -78,6 +78,7 @@ def _page(name, notebook, repository):
     exercises = None if name == "glossary" else import_module(f"lora_lab.exercises.{part_of(Path(name))}")
     for cell in notebook.cells:
         if cell.cell_type != "code":
+            cell.source = cell.source.replace("| | |\n|---|---|", "| About | this page |\n|---|---|")
             continue
         _describe(cell)
         if call := re.search(r"^ex\.(\w+)\.check\(", cell.source, re.MULTILINE):
@@ -143,7 +144,7 @@ def _first_page(slider, repository):
     table = re.search(r"^\| \| notebook .+?(?=\n\n)", readme, re.DOTALL | re.MULTILINE)[0]
     parts = {
         "slider": f"```{{raw}} html\n{slider}\n```",
-        "notebooks": table,
+        "notebooks": table.replace("| |", "| no. |", 1),
         "commands": commands,
         "contents": _contents(table),
     }

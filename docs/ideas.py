@@ -1,9 +1,9 @@
 """What of a notebook is shown in a lecture, and what is said: a list of ideas, each of blocks in their order.
 
 A heading begins an idea. Of prose its beginning is shown, so much as a room can read, and the whole of it is in the
-speaker's notes. Imports, guesses to type in and stubs are not shown, nor a few lines that only draw a picture. A cell may
-be marked against these rules (in JupyterLab with View → Right Sidebar): ``fragment`` is shown as it is, ``notes`` is only
-said, and ``skip`` is neither.
+speaker's notes. Imports, guesses to type in and stubs are not shown, nor a few lines that only draw a picture. A cell
+may be marked against these rules (in JupyterLab: View → Right Sidebar): ``fragment`` is shown as it is, ``notes`` is
+only said, and ``skip`` is neither.
 """
 
 import ast

@@ -34,6 +34,7 @@ FLAGS = [
 ]
 PATIENCE = 90  # seconds until something counts as hung: no verdict on speed
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+OWN = ("file:", "data:", "blob:")  # what a page without a network may ask for
 PICTURE = ".lora-explorer canvas"
 
 
@@ -122,6 +123,41 @@ def chromium(pixels=1):
             yield context
         finally:
             browser.close()
+
+
+def move_all(page, explorer):
+    """Move each slider of an explorer and take each other choice, by keyboard and by mouse; the picture must follow."""
+    canvas = explorer.locator("canvas")
+    for slider in explorer.locator("input[type=range]").all():
+        with _moved(canvas):
+            slider.press("End" if slider.input_value() == "0" else "Home")
+        box = slider.bounding_box()
+        with _moved(canvas):
+            slider.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    for buttons in explorer.locator("fieldset").all():
+        with _moved(canvas):
+            buttons.locator("input:checked").press("ArrowRight")
+        with _moved(canvas):
+            buttons.locator("label").filter(has=page.locator("input:not(:checked)")).first.click()
+
+
+@contextmanager
+def _moved(canvas):
+    before = canvas.get_attribute("data-position")
+    yield
+    deadline = time.monotonic() + PATIENCE
+    while canvas.get_attribute("data-position") == before:
+        assert time.monotonic() < deadline, f"the picture stays at {before}"
+        time.sleep(0.01)
+
+
+def watch(page):
+    """A list to which is added whatever goes wrong on the page: a failed script, a request to anything but a file."""
+    wrong = []
+    page.on("request", lambda asked: None if asked.url.startswith(OWN) else wrong.append(asked.url))
+    page.on("requestfailed", lambda asked: wrong.append(asked.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    return wrong
 
 
 def write_notebook(path, *cells):

@@ -1,0 +1,94 @@
+"""The site, in a real browser that has no network: pages open, sliders move, nothing is missing."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from browser import chromium, move_all, skip_without_chromium, watch
+from playwright.sync_api import expect
+
+skip_without_chromium()
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="docs/requirements.txt is not installed")
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = ["index", "teaching", "misconceptions", "search", *(f"notebooks/{path.stem}" for path in NOTEBOOKS)]
+
+
+@pytest.fixture(scope="module")
+def context():
+    with chromium() as context:
+        context.set_offline(True)
+        yield context
+
+
+@pytest.fixture(params=PAGES)
+def page(request, context, site):
+    """A page of the site; that it asked for nothing but files, and that no script failed, is looked at in the end."""
+    page = context.new_page()
+    wrong = watch(page)
+    page.goto((site / f"{request.param}.html").as_uri())
+    page.name = request.param
+    yield page
+    assert wrong == []
+    page.close()
+
+
+def painted(page):
+    """All explorers of the page, when each shows a picture."""
+    expect(page.locator("[id^=lora-explorer]:not(:has(canvas[data-position]))")).to_have_count(0)
+    return page.locator(".lora-explorer").all()
+
+
+def test_every_page_opens_and_can_be_used_by_all(page):
+    painted(page)
+    for mode in ("light", "dark"):
+        page.emulate_media(color_scheme=mode)
+        page.evaluate("document.querySelectorAll('details').forEach((folded) => (folded.open = true))")
+        found = axe.Axe().run(page).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in found] == [], mode
+
+
+def test_every_slider_moves_by_keyboard_and_by_mouse(page):
+    for explorer in painted(page):
+        move_all(page, explorer)
+
+
+def test_there_are_as_many_sliders_as_in_the_notebooks(context, site):
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        asked = sum(bool(re.search(r"^(explorer$|loom\(|\w+_explorer\()", cell.source, re.M)) for cell in cells)
+        html = (site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        assert len(re.findall(r'<div id="lora-explorer-', html)) == asked, path.name
+
+
+def test_every_link_within_the_site_leads_somewhere(site):
+    for path in [*site.glob("*.html"), *site.glob("notebooks/*.html")]:
+        for address in re.findall(r'(?:href|src)="([^"]+)"', path.read_text(encoding="utf-8")):
+            parts = urlsplit(address)
+            if not parts.scheme and parts.path:
+                assert (path.parent / unquote(parts.path)).exists(), f"{path.name} → {address}"
+
+
+def test_every_exercise_unfolds_its_hints_and_its_solution(site):
+    for path in NOTEBOOKS:
+        sources = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+        html = (site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        exercises = len(re.findall(r"^ex\.\w+\.check\(", sources, re.M))
+        assert html.count("<summary>A solution</summary>") == exercises
+        assert html.count("<summary>Hint 1 of") == exercises
+        assert html.count("<summary>The diagnosis</summary>") == sources.count("].diagnose(...)")
+
+
+def test_pictures_are_described_in_words(site):
+    for path in site.glob("notebooks/*.html"):
+        for picture in re.findall(r"<img [^>]*>", path.read_text(encoding="utf-8")):
+            alt = re.search(r'alt="([^"]*)"', picture)
+            assert alt and len(alt[1]) > 20 and "/_images" not in alt[1], f"{path.name}: {picture[:200]}"
+
+
+def test_what_is_downloaded_is_the_notebook_itself(site):
+    for path in NOTEBOOKS:
+        assert (site / "download" / path.name).read_bytes() == path.read_bytes()
