@@ -2,8 +2,8 @@
 
 A heading begins an idea. Of prose its beginning is shown, so much as a room can read, and the whole of it is in the
 speaker's notes. Imports, guesses to type in and stubs are not shown, nor a few lines that only draw a picture. A cell
-may be marked against these rules (in JupyterLab: View → Right Sidebar): ``fragment`` is shown as it is, ``notes`` is
-only said, and ``skip`` is neither.
+may be marked against these rules (in JupyterLab: View → Right Sidebar): ``slide`` begins an idea, ``fragment`` is shown
+as it is, ``notes`` is only said, and ``skip`` is neither.
 """
 
 import ast
@@ -21,7 +21,8 @@ from pygments.lexers import PythonLexer
 from lora_lab.exercises.clinic import PATIENTS
 
 WORDS = 48  # of prose on a slide; what is longer is read, not listened to
-CALL = re.compile(r"^ex\.(\w+)\.(check|guess)\((.*)\)$", re.MULTILINE)
+CHECK = re.compile(r"^ex\.(\w+)\.check\(", re.MULTILINE)
+GUESSED = re.compile(r"^ex\.(\w+)\.guess\(")
 BESIDE = re.compile(r"^ex\.\w+\.beside\((.*)\)\s*$", re.MULTILINE | re.DOTALL)
 DIAGNOSE = re.compile(r"^PATIENTS\[(\d+)\]\.diagnose\(\.\.\.\)$")
 GUESS = re.compile(r"\*\*[Gg]uess first")
@@ -52,8 +53,11 @@ class Idea:
 def ideas(notebook, exercises):
     """The ideas of a notebook, whose exercises are in the module ``exercises``."""
     cells = [cell for cell in notebook.cells if mark(cell) != "skip"]
-    found = [_opening(cells[0].source)]
+    found, section, solved = [_opening(cells[0].source)], "", False
     for cell in cells[1:]:
+        if solved and not cell.source.startswith("#"):
+            found.append(Idea(section))  # an exercise stood in the middle of one
+        solved = cell.cell_type == "code" and bool(CHECK.search(cell.source))
         if cell.cell_type == "code":
             _add_code(found[-1], cell, exercises)
         elif cell.source.startswith("## Check yourself"):
@@ -63,7 +67,9 @@ def ideas(notebook, exercises):
             _add_task(found[-1], cell.source.partition("\n")[2])
         else:
             if cell.source.startswith("#"):
-                found.append(Idea(cell.source.partition("\n")[0].strip("# ")))
+                section = cell.source.partition("\n")[0].strip("# ")
+            if cell.source.startswith("#") or mark(cell) == "slide":
+                found.append(Idea(section))
             _add_prose(found[-1], cell)
     return [idea for idea in found if idea.blocks]
 
@@ -118,17 +124,16 @@ def _add_prose(idea, cell):
 
 
 def _add_code(idea, cell, exercises):
-    call = CALL.search(cell.source)
-    if call and call[2] == "guess":
+    if call := GUESSED.match(cell.source):
         guess = getattr(exercises, call[1])
         _add_choices(idea, {str(i + 1): choice for i, choice in enumerate(guess.choices)})
         idea.add("notes", "<p><b>Ask for hands</b>, one for each answer, before you go on.</p>")
         return
-    if call and call[2] == "check":
+    if call := CHECK.search(cell.source):
         _add_exercise(idea, getattr(exercises, call[1]))
         return
-    if diagnose := DIAGNOSE.match(cell.source):
-        _add_diagnosis(idea, PATIENTS[int(diagnose[1])])
+    if call := DIAGNOSE.match(cell.source):
+        _add_diagnosis(idea, PATIENTS[int(call[1])])
         return
     source = BESIDE.sub(lambda call: textwrap.dedent(call[1]).strip(), cell.source)
     source = SET_UP.sub("", _without_imports(source)).strip()

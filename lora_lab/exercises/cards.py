@@ -13,7 +13,8 @@ COLOURS = {"✓": "#009E73", "✗": "#D55E00", "…": "#767676", "?": "#0072B2"}
 PRINTER = HtmlFormatter(
     noclasses=True,
     nobackground=True,
-    prestyles="padding: 0.5em; border: 1px solid #d5d5d5; border-radius: 6px; color: #222222; background: white",
+    prestyles="padding: 0.5em; border: 1px solid #d5d5d5; border-radius: 6px; "
+    "color: #222222; background: white; white-space: pre-wrap",
 )
 # Where something was met: "owner/name#7" is an issue or a change of a repository on GitHub.
 ISSUE = re.compile(r"([\w.-]+/[\w.-]+)#(\d+)")
