@@ -50,7 +50,8 @@ def make(target=SITE, repository=""):
         nbformat.write(_page(name, notebook, repository), SOURCE / "notebooks" / f"{name}.ipynb")
     (SOURCE / "index.md").write_text(_first_page(slider.result(), repository), encoding="utf-8")
     (SOURCE / "misconceptions.md").write_text(misconceptions.page(decks.TAUGHT), encoding="utf-8")
-    shutil.copy(DOCS / "teaching.md", SOURCE)
+    guide = (DOCS / "teaching.md").read_text(encoding="utf-8")
+    (SOURCE / "teaching.md").write_text(guide.replace("](../", "]("), encoding="utf-8")
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", DOCS, SOURCE, target]
     subprocess.run(command, check=True)
     _drop_what_nothing_asks_for(target)

@@ -17,8 +17,9 @@ import yaml
 import lora_lab
 
 ROOT = Path(__file__).parent.parent
-README, CONTRIBUTING, REQUIREMENTS = (
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "requirements.txt")
+README, CONTRIBUTING, TEACHING, REQUIREMENTS = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "CONTRIBUTING.md", "docs/teaching.md", "requirements.txt")
 )
 BIN = Path(sys.executable).parent  # not resolved: that would leave the virtual environment
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="Windows has no make, and README does without it")
@@ -29,7 +30,7 @@ def make(*arguments):
 
 
 @needs_make
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake (\w+)", README + CONTRIBUTING))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake (\w+)", README + CONTRIBUTING + TEACHING))))
 def test_every_make_that_is_named_is_there(target):
     assert make("-n", target).returncode == 0
 
@@ -177,3 +178,14 @@ def test_an_issue_form_has_all_that_github_asks_for(path):
     assert form["name"] and form["description"]
     ids = [field["id"] for field in form["body"]]
     assert len(ids) == len(set(ids)) and all(field["attributes"]["label"] for field in form["body"])
+
+
+def test_every_slide_that_the_guide_for_teachers_names_is_in_its_notebook_and_its_minutes_run_on():
+    for numbers, titles in re.findall(r"\| ((?:\d\d)(?: and \d\d)*):? (?=\*|up)(.+?) \|", TEACHING):
+        for number in numbers.split(" and "):
+            (notebook,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+            headings = re.findall(r'"##? (.+?)(?:\\n)?"', notebook.read_text(encoding="utf-8"))
+            for title in re.findall(r"\*(.+?)\*", titles):
+                assert title in headings, f"{number} has no {title!r}"
+    minutes = [int(minute) for minute in re.findall(r"^\| (\d+) \| \d\d[^|]*: ?\*", TEACHING, re.M)]
+    assert minutes == sorted(minutes) and minutes[-1] < 90

@@ -94,5 +94,5 @@ def _text(value, form):
 
 def _cell(kind, text, side, scope=None, best=False):
     text = f"* <b>{html.escape(text)}</b>" if best else html.escape(text)
-    kind, scope = (kind, scope) if text else ("td", None)  # a heading that says nothing is none
+    kind, scope = (kind, scope) if text.strip() else ("td", None)  # a heading that says nothing is none
     return f'<{kind}{f" scope={scope}" if scope else ""} style="{CELL.format(side=side)}">{text}</{kind}>'
