@@ -57,7 +57,7 @@ def make(target=SITE, repository=""):
     _drop_what_nothing_asks_for(target)
     decks.make(target / "slides")
     for path in NOTEBOOKS:
-        _copies(path, target, repository)
+        add_copies(path, target, repository)
 
 
 def _drop_what_nothing_asks_for(target):
@@ -88,7 +88,7 @@ def _page(name, notebook, repository):
             _show(cell, _folded("The diagnosis", PATIENTS[int(call[1])].reveal()))
         elif re.match(r"ex\.\w+\.guess\(", cell.source):
             _show(cell, "<p><em>In the notebook this keeps your guess, and sets it beside the answer.</em></p>")
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(_links(name, repository), id="links"))
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(links(name, repository), id="links"))
     return notebook
 
 
@@ -119,7 +119,7 @@ def _show(cell, content):
     cell.outputs = [*kept, nbformat.v4.new_output("display_data", {"text/html": content})]
 
 
-def _links(name, repository):
+def links(name, repository):
     """What can be done with this notebook."""
     links = {"Download the notebook": f"../download/{name}.ipynb"}
     if name != "glossary":
@@ -175,7 +175,7 @@ def _contents(table):
     return "\n\n".join(trees)
 
 
-def _copies(path, target, repository):
+def add_copies(path, target, repository):
     """The notebook as it is, to download; and for Colab one that installs the course first."""
     (target / "download").mkdir(exist_ok=True)
     shutil.copy(path, target / "download")

@@ -1,6 +1,8 @@
 """The site, in a real browser that has no network: pages open, sliders move, nothing is missing."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -94,3 +96,22 @@ def test_pictures_are_described_in_words(site):
 def test_what_is_downloaded_is_the_notebook_itself(site):
     for path in NOTEBOOKS:
         assert (site / "download" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.usefixtures("site")
+def test_with_the_repositorys_name_a_page_leads_there_and_a_copy_installs_the_course_on_colab_alone(tmp_path):
+    sys.path.insert(0, str(ROOT / "docs"))
+    from book import add_copies, links  # which needs what the site needs
+
+    offered = links("03_training_and_loss_curves", "someone/lora")
+    for part in ("colab/03_training_and_loss_curves.ipynb", "/v2/gh/someone/lora/", "edit/main", "template=number.yml"):
+        assert part in offered
+    assert "github" not in links("03_training_and_loss_curves", "")
+    add_copies(NOTEBOOKS[0], tmp_path, "someone/lora")
+    stored = nbformat.read(NOTEBOOKS[0], as_version=4).cells
+    copied = nbformat.read(tmp_path / "colab" / NOTEBOOKS[0].name, as_version=4).cells
+    assert [cell.source for cell in copied if cell.id != "install"] == [cell.source for cell in stored]
+    install = next(cell.source for cell in copied if cell.id == "install")
+    assert "git+https://github.com/someone/lora" in install
+    said = subprocess.run([sys.executable, "-m", "IPython", "-c", install], capture_output=True, text=True, check=True)
+    assert said.stdout == ""  # here it does nothing
