@@ -192,9 +192,10 @@ def _add_output(idea, output):
         return
     data = output.data
     if "text/html" in data and "lora-explorer" in data["text/html"]:
-        before = idea.blocks[-1] if idea.blocks else None
-        if before and before.kind == "prose" and not before.step:
-            before.kind = "notes"  # what is said while the sliders are moved
+        before = [block for block in idea.blocks if block.kind != "notes"][-1:]
+        for block in before:
+            if block.kind == "prose" and not block.step:
+                block.kind = "notes"  # what is said while the sliders are moved
         idea.add("sliders", data["text/html"])
     elif "image/png" in data:
         address = f"data:image/png;base64,{data['image/png'].strip()}"

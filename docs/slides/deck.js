@@ -75,11 +75,17 @@ function enlarge(block, flow) {
   }
 }
 
+// The sliders stand above the picture where its letters then have 18 points, and beside it where it would be too high.
 function enlargeSliders(explorer, flow) {
   const canvas = explorer.querySelector("canvas");
-  for (let zoom = 1.4; zoom > 0.5; zoom -= 0.01) {
-    canvas.style.zoom = zoom;
-    if (!overflows(flow)) return;
+  const width = parseFloat(canvas.style.width);
+  for (const [place, least] of [["above", SHARP / width], ["beside", 0.5]]) {
+    explorer.classList.remove("above");
+    explorer.classList.add(place);
+    for (let zoom = WIDTH / width; zoom >= least; zoom -= 0.01) {
+      canvas.style.zoom = zoom;
+      if (!overflows(flow)) return;
+    }
   }
 }
 
