@@ -147,7 +147,6 @@ function listenToClicker() {
     const inside = document.activeElement.closest(".lora-explorer");
     if (!inside || !(event.key in turns || event.key === "Escape")) return;
     event.preventDefault();
-    event.stopPropagation();
     document.activeElement.blur();
     turns[event.key]?.();
   };
