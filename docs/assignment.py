@@ -11,12 +11,11 @@ import os
 import re
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import nbformat
 
-from lora_lab.exercises.solutions import part_of
+from lora_lab.exercises.solutions import CHECK, exercises_of
 
 COURSE = Path(__file__).parent.parent / "build" / "assignments"
 CONFIG = """c = get_config()
@@ -25,7 +24,6 @@ c.ClearSolutions.code_stub = {"python": "..."}
 c.ClearSolutions.enforce_metadata = False  # cells without an exercise may hold what they like
 c.Execute.timeout = 900  # seconds: some cells train
 """
-CHECK = re.compile(r"^ex\.(\w+)\.check\((.+)\)$", re.MULTILINE)
 HERE = "# Your code comes here."
 AFTERWARDS = """{assignment} is ready, in {course}:
   source/{assignment}    with solutions, yours
@@ -38,10 +36,9 @@ def make(paths, course=COURSE):
     course.mkdir(parents=True, exist_ok=True)
     (course / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
     for path in map(Path, paths):
-        exercises = import_module(f"lora_lab.exercises.{part_of(path)}")
         source = course / "source" / path.stem
         source.mkdir(parents=True, exist_ok=True)
-        nbformat.write(assignment(nbformat.read(path, as_version=4), exercises), source / path.name)
+        nbformat.write(assignment(nbformat.read(path, as_version=4), exercises_of(path)), source / path.name)
         nbgrader("generate_assignment", path.stem, "--force", course=course)
         print(AFTERWARDS.format(assignment=path.stem, course=course))
 

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
 from pathlib import Path
 
 import decks
@@ -23,7 +22,7 @@ import nbformat
 from run import NOTEBOOKS, ROOT, remembered, with_sliders
 
 from lora_lab.exercises.clinic import PATIENTS
-from lora_lab.exercises.solutions import part_of
+from lora_lab.exercises.solutions import CHECK, exercises_of
 from lora_lab.material import create_planted_task
 from lora_lab.pictures.sliders import training_explorer
 
@@ -55,7 +54,7 @@ def make(target=SITE, repository=""):
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", DOCS, SOURCE, target]
     subprocess.run(command, check=True)
     _drop_what_nothing_asks_for(target)
-    decks.make(target / "slides")
+    decks.make(target / "slides", {path.stem: notebooks[path.stem] for path in decks.TAUGHT})
     for path in NOTEBOOKS:
         add_copies(path, target, repository)
 
@@ -76,13 +75,13 @@ def _drop_what_nothing_asks_for(target):
 def _page(name, notebook, repository):
     """A notebook for the site: links under its title, exercises that can be opened, pictures with their words."""
     notebook = copy.deepcopy(notebook)
-    exercises = None if name == "glossary" else import_module(f"lora_lab.exercises.{part_of(Path(name))}")
+    exercises = None if name == "glossary" else exercises_of(Path(name))
     for cell in notebook.cells:
         if cell.cell_type != "code":
             cell.source = cell.source.replace("| | |\n|---|---|", "| About | this page |\n|---|---|")
             continue
         _describe(cell)
-        if call := re.search(r"^ex\.(\w+)\.check\(", cell.source, re.MULTILINE):
+        if call := CHECK.search(cell.source):
             _unfold(cell, getattr(exercises, call[1]))
         elif call := re.match(r"PATIENTS\[(\d+)\]\.diagnose\(", cell.source):
             _show(cell, _folded("The diagnosis", PATIENTS[int(call[1])].reveal()))

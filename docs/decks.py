@@ -3,7 +3,6 @@
 import html
 import re
 import shutil
-from importlib import import_module
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,22 +12,21 @@ from ideas import ideas
 from pygments.formatters import HtmlFormatter
 from run import NOTEBOOKS, ROOT, with_sliders
 
-from lora_lab.exercises.solutions import part_of
+from lora_lab.exercises.solutions import exercises_of
 
 HERE = Path(__file__).parent / "slides"
 DECKS = ROOT / "build" / "slides"
 TAUGHT = [path for path in NOTEBOOKS if path.stem != "glossary"]
 
 
-def make(target=DECKS, paths=TAUGHT):
-    """Write the decks and what they need into the folder ``target``."""
+def make(target, notebooks):
+    """Write decks of notebooks, {name: notebook}, and what they need into the folder ``target``."""
     shutil.rmtree(target, ignore_errors=True)
     _gather_assets(target / "assets")
     template = Template((HERE / "deck.html").read_text(encoding="utf-8"))
     titles = {}
-    for name, notebook in with_sliders(paths).items():
-        exercises = import_module(f"lora_lab.exercises.{part_of(Path(name))}")
-        shown = ideas(notebook, exercises)
+    for name, notebook in notebooks.items():
+        shown = ideas(notebook, exercises_of(Path(name)))
         titles[name] = re.match(r"# (.+)", notebook.cells[0].source)[1]
         page = template.substitute(
             title=html.escape(titles[name]), seconds=60 * _minutes(notebook), ideas="\n".join(map(_written, shown))
@@ -67,4 +65,4 @@ def _written(idea):
 
 
 if __name__ == "__main__":
-    make()
+    make(DECKS, with_sliders(TAUGHT))

@@ -19,9 +19,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from lora_lab.exercises.clinic import PATIENTS
+from lora_lab.exercises.solutions import CHECK
 
 WORDS = 48  # of prose on a slide; what is longer is read, not listened to
-CHECK = re.compile(r"^ex\.(\w+)\.check\(", re.MULTILINE)
 GUESSED = re.compile(r"^ex\.(\w+)\.guess\(")
 BESIDE = re.compile(r"^ex\.\w+\.beside\((.*)\)\s*$", re.MULTILINE | re.DOTALL)
 DIAGNOSE = re.compile(r"^PATIENTS\[(\d+)\]\.diagnose\(\.\.\.\)$")
@@ -251,9 +251,8 @@ def sentences(paragraph):
     found, start = [], 0
     for end in re.finditer(r"(?<=[.?!])[)*”]*\s+(?=[A-Z$*`“(\[])", paragraph):
         sentence = paragraph[start : end.end()]
-        if all(sentence.count(pair) % 2 == 0 for pair in ("`", "$", "**")) and sentence.count("(") == sentence.count(
-            ")"
-        ):
+        closed = all(sentence.count(sign) % 2 == 0 for sign in ("`", "$", "**"))
+        if closed and sentence.count("(") == sentence.count(")"):
             found.append(sentence.strip())
             start = end.end()
     return [*found, paragraph[start:].strip()]

@@ -6,14 +6,13 @@ import inspect
 import re
 import textwrap
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import nbformat
 
 from lora_lab.exercises.clinic import DIAGNOSES, PATIENTS
 from lora_lab.exercises.engine import Exercise
-from lora_lab.exercises.solutions import part_of
+from lora_lab.exercises.solutions import exercises_of
 
 BEGINNING = """# What people get wrong
 
@@ -27,7 +26,7 @@ def page(paths):
     """The page as Markdown, for the exercises of these notebooks."""
     lines, count = [], 0
     for path in paths:
-        exercises = import_module(f"lora_lab.exercises.{part_of(path)}")
+        exercises = exercises_of(path)
         lines.append(f"## {_heading(path)}")
         for exercise in filter(lambda thing: isinstance(thing, Exercise), vars(exercises).values()):
             lines.append(f"### {exercise.title}\n\n{_table(exercise, exercises)}")
@@ -45,18 +44,18 @@ def _heading(path):
 
 
 def _table(exercise, module):
-    written = _written(module.__file__)
     mistakes = {}
     for wrong, said in exercise.misconceptions:  # several mistakes may have one cause
-        mistakes.setdefault(said, []).append(html.escape(written.get(said) or source(wrong)))
+        mistakes.setdefault(said, []).append(wrong)
+    codes = {said: _written(module).get(said) or map(source, wrong) for said, wrong in mistakes.items()}
     return _rows(
-        {"<hr>".join(f"<pre>{code}</pre>" for code in dict.fromkeys(codes)): said for said, codes in mistakes.items()}
+        [("<hr>".join(f"<pre>{html.escape(code)}</pre>" for code in some), said) for said, some in codes.items()]
     )
 
 
 def _rows(told):
-    """The table of what is told to each mistake, {HTML: sentence}."""
-    rows = [f"<tr><td>{mistake}</td><td>{html.escape(sentence)}</td></tr>" for mistake, sentence in told.items()]
+    """The table of what is told to each mistake, [(HTML, sentence), …]."""
+    rows = [f"<tr><td>{mistake}</td><td>{html.escape(sentence)}</td></tr>" for mistake, sentence in told]
     return f"<table>{HEADS}<tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -66,19 +65,22 @@ def _complaint(patient):
 
 def _diagnoses(patient):
     """Why it is none of the other diagnoses that one may think of."""
-    return _rows({html.escape(DIAGNOSES[bug]): said for bug, said in patient.why_not.items()})
+    return _rows([(html.escape(DIAGNOSES[bug]), said) for bug, said in patient.why_not.items()])
 
 
 @cache
-def _written(file):
-    """How a module writes the mistake that each sentence puts right, but for functions with a name."""
-    text = Path(file).read_text(encoding="utf-8")
-    pairs = [node.elts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
-    return {
-        said.value: textwrap.dedent(ast.get_source_segment(text, wrong, padded=True))
-        for wrong, said in pairs
-        if isinstance(said, ast.Constant) and not isinstance(wrong, ast.Name)
-    }
+def _written(module):
+    """How a module writes the mistakes that each sentence puts right, {sentence: [code, …]}."""
+    text, found = Path(module.__file__).read_text(encoding="utf-8"), {}
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Tuple(elts=[ast.Name(id=name), ast.Constant(value=str(said))]):
+                if hasattr(module, name):  # and not a name of a comprehension, which is any of several
+                    found.setdefault(said, []).append(source(getattr(module, name)))
+            case ast.Tuple(elts=[wrong, ast.Constant(value=str(said))]):
+                code = textwrap.dedent(ast.get_source_segment(text, wrong, padded=True))
+                found.setdefault(said, []).append(code)
+    return found
 
 
 def source(wrong):

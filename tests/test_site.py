@@ -32,7 +32,6 @@ def page(request, context, site):
     page = context.new_page()
     wrong = watch(page)
     page.goto((site / f"{request.param}.html").as_uri())
-    page.name = request.param
     yield page
     assert wrong == []
     page.close()
@@ -60,7 +59,7 @@ def test_every_slider_moves_by_keyboard_and_by_mouse(page):
         move_all(page, explorer)
 
 
-def test_there_are_as_many_sliders_as_in_the_notebooks(context, site):
+def test_there_are_as_many_sliders_as_in_the_notebooks(site):
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells
         asked = sum(bool(re.search(r"^(explorer$|loom\(|\w+_explorer\()", cell.source, re.M)) for cell in cells)

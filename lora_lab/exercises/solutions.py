@@ -7,6 +7,9 @@ from pathlib import Path
 
 import nbformat
 
+# The line with which a notebook's cell has an answer checked: the exercise's name, and what it is given.
+CHECK = re.compile(r"^ex\.(\w+)\.check\((.+)\)$", re.MULTILINE)
+
 
 def solve(notebook, exercises):
     """The notebook with each exercise's stub replaced by its reference answer, and without outputs."""
@@ -14,8 +17,7 @@ def solve(notebook, exercises):
         if cell.cell_type != "code":
             continue
         cell.outputs, cell.execution_count = [], None
-        check = re.search(r"^ex\.(\w+)\.check\((.+)\)$", cell.source, re.MULTILINE)
-        if check:
+        if check := CHECK.search(cell.source):
             exercise = getattr(exercises, check[1])
             reference = exercise.reference
             built = callable(reference) or (isinstance(reference, tuple) and callable(reference[0]))
@@ -31,12 +33,16 @@ def part_of(path):
     return f"part_{path.stem[:2]}" if path.stem[:2].isdigit() else path.stem
 
 
+def exercises_of(path):
+    """The module itself."""
+    return import_module(f"lora_lab.exercises.{part_of(path)}")
+
+
 def main(target, *paths):
     """Write a solved copy of each notebook into the folder ``target``."""
     Path(target).mkdir(exist_ok=True)
     for path in map(Path, paths):
-        exercises = import_module(f"lora_lab.exercises.{part_of(path)}")
-        nbformat.write(solve(nbformat.read(path, as_version=4), exercises), Path(target) / path.name)
+        nbformat.write(solve(nbformat.read(path, as_version=4), exercises_of(path)), Path(target) / path.name)
 
 
 if __name__ == "__main__":
