@@ -53,8 +53,8 @@ def replace_linear_with_lora(
 def wrap_layers(model, settings, state=None, layer=LinearWithLoRA):
     """Freeze a model and wrap the named layers, each with settings of its own: ``{"fc1": {"rank": 4, "alpha": 8}, …}``.
 
-    ``state`` (as ``lora_state`` returns it) gives A (in, rank) and B (rank, out) to start from. Adapters that the model
-    had before are gone afterwards; on an error, nothing has changed.
+    ``state`` (as ``lora_state`` returns it) gives A (in, rank) and B (rank, out) to start from, and what else that kind
+    of layer has. Adapters that the model had before are gone afterwards; on an error, nothing has changed.
     """
     layers, shapes = linear_layers(model), {}
     for name, options in settings.items():
@@ -62,10 +62,12 @@ def wrap_layers(model, settings, state=None, layer=LinearWithLoRA):
             raise ValueError(f"{name!r} is no linear layer of this model; {nearest(name, layers)}")
         out_features, in_features = weight_of(layers[name]).shape
         try:
-            rank, _, _ = check_settings(in_features, out_features, **options)
+            check_settings(in_features, out_features, **options)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; or leave this layer out with exclude=[{name!r}]") from None
-        shapes |= {f"{name}.A": (in_features, rank), f"{name}.B": (rank, out_features)}
+        if state is not None:
+            alike = layer(torch.nn.Linear(in_features, out_features, device="meta"), **options)  # takes no memory
+            shapes |= {f"{name}.{own}": tuple(part.shape) for own, part in alike.adapter().items()}
     _refuse_tied(model, layers, settings)
     if state is not None:
         _check_state(state, shapes)

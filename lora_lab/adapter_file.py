@@ -1,8 +1,9 @@
 """Adapters on disk, in PEFT's format: A and B in ``adapter_model.safetensors``, the rest in ``adapter_config.json``.
 
 This is the one place that knows PEFT's orientation: it stores A as (rank, in) and B as (out, rank), and we keep A as
-(in, rank) and B as (rank, out). Whatever else was trained goes into the same file, as PEFT does it: whole modules
-beside the adapter (``modules_to_save``) and biases (``bias``).
+(in, rank) and B as (rank, out). DoRA's magnitudes have a place there, and PiSSA is kept as the plain LoRA that it comes
+to. Whatever else was trained goes into the same file, as PEFT does it: whole modules beside the adapter
+(``modules_to_save``) and biases (``bias``).
 """
 
 import json
@@ -15,11 +16,15 @@ import torch
 
 from .adapt import model_parts, wrap_layers
 from .find import joined, linear_layers, listed, lora_layers, nearest, owners, plain_state
+from .layer import LinearWithLoRA
 from .peft_config import AdapterFileError, PeftConfig
+from .variants import LinearWithDoRA, LinearWithPiSSA
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."
+# Our names for what is in an adapter, and PEFT's.
+PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 
 
 def save_adapter(model, folder):
@@ -32,13 +37,16 @@ def save_adapter(model, folder):
     layers = lora_layers(model)
     if "" in layers:
         raise ValueError("PEFT's format names layers inside a model, but this model is itself the adapted layer")
+    layers = {name: _portable(name, layer) for name, layer in layers.items()}
     modules, bias, beside = _beside_the_adapter(model, layers)
-    tensors = {f"{name}.lora_{half}.weight": half_of.T for name, half, half_of in _halves(layers)}
+    tensors = {f"{name}.{PARTS[part]}": _turned(tensor) for name, part, tensor in _parts(layers)}
     tensors |= {_peft_name(name, layers): tensor for name, tensor in beside.items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            ours = re.sub(r"\.lora_([AB])\.weight$", r".\1", name)
-            raise ValueError(f"{ours} contains NaN or infinity, so nothing was saved; train at a lower lr")
+            layer, part = _layer_and_part(name) or (name, None)
+            raise ValueError(
+                f"{joined(layer, part)} contains NaN or infinity, so nothing was saved; train at a lower lr"
+            )
     content = {PREFIX + name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     options = PeftConfig.describing(model, layers).options | {"bias": bias}
     options |= {"modules_to_save": modules} if modules else {}
@@ -59,12 +67,13 @@ def load_adapter(model, folder, dtype=None):
     """
     folder = Path(folder)
     config = PeftConfig.read(folder / CONFIG_FILE)
-    halves, beside = _read_tensors(folder / WEIGHTS_FILE)
+    parts, beside = _read_tensors(folder / WEIGHTS_FILE)
     try:
-        names = _check_names(config, {name for name, _ in halves}, linear_layers(model))
+        names = _check_names(config, {name for name, _ in parts}, linear_layers(model))
         _check_beside(config, names, beside, model)
         settings = {name: config.settings(name) | {"dtype": dtype} for name in names}
-        wrap_layers(model, settings, {f"{name}.{half}": tensor.T for (name, half), tensor in halves.items()})
+        kind = LinearWithDoRA if config.options.get("use_dora") else LinearWithLoRA
+        wrap_layers(model, settings, {joined(*place): _turned(tensor) for place, tensor in parts.items()}, kind)
     except (ValueError, TypeError, re.error) as error:
         raise AdapterFileError(f"{folder}: {error}") from error
     live = plain_state(model)
@@ -76,14 +85,35 @@ def load_adapter(model, folder, dtype=None):
     return names
 
 
-def _halves(layers):
-    """Every A and B with its layer's name: ("fc1", "A", tensor), …"""
+def _portable(name, layer):
+    """The layer in a form that PEFT's format has: PiSSA as plain LoRA."""
+    try:
+        return layer.as_lora() if isinstance(layer, LinearWithPiSSA) else layer
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; nothing was saved") from None
+
+
+def _parts(layers):
+    """Every A and B, and what else PEFT knows, with its layer's name: ("fc1", "A", tensor), …"""
     for name, layer in layers.items():
-        for half, parameter in layer.adapter().items():
-            if half not in ("A", "B"):
+        for part, parameter in layer.adapter().items():
+            if part not in PARTS:
                 kind = type(layer).__name__
-                raise ValueError(f"{name} is a {kind}, and PEFT's LoRA has no place for its {half!r}; not saved")
-            yield name, half, parameter
+                raise ValueError(f"{name} is a {kind}, and PEFT's LoRA has no place for its {part!r}; not saved")
+            yield name, part, parameter
+
+
+def _turned(tensor):
+    """A matrix from our orientation to PEFT's, or back; a vector has none."""
+    return tensor.T if tensor.dim() == 2 else tensor
+
+
+def _layer_and_part(name):
+    """Of one of PEFT's names the layer and our name of the part: ("fc1", "A"), or None if it is no part of LoRA."""
+    for own, theirs in PARTS.items():
+        if name.endswith("." + theirs):
+            return name.removesuffix("." + theirs), own
+    return None
 
 
 def _beside_the_adapter(model, layers):
@@ -136,7 +166,7 @@ def _replace(path, content):
 
 
 def _read_tensors(path):
-    """The tensors of a weights file: A and B, ``{("fc1", "A"): (rank, in), …}``, and others by their plain names."""
+    """The tensors of a weights file: LoRA's, ``{("fc1", "A"): (rank, in), …}``, and others by their plain names."""
     if not path.exists() and path.with_name("adapter_model.bin").exists():
         raise AdapterFileError(
             f"{path.parent} has its weights in adapter_model.bin, a pickle, which can run code when it is opened; "
@@ -148,7 +178,7 @@ def _read_tensors(path):
         raise AdapterFileError(f"{path} does not exist; is the download complete?") from None
     except Exception as error:  # the reader has a type of its own for damage, and others for strange headers
         raise AdapterFileError(f"{path} is damaged or is not a safetensors file: {error}") from None
-    halves, beside = {}, {}
+    parts, beside = {}, {}
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         if name == key or not name:
@@ -156,13 +186,13 @@ def _read_tensors(path):
         # With bias="all" PEFT writes the biases of a module that it saves again, under its own wrapper's names.
         if ".original_module." in name or ".modules_to_save." in name:
             continue
-        if not (found := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)):
+        if not (place := _layer_and_part(name)):
             beside[re.sub(r"\.base_layer\.(?=bias$)", ".", name)] = tensor
-        elif tensor.dim() != 2:
+        elif tensor.dim() != 2 and place[1] in ("A", "B"):
             raise AdapterFileError(f"{path}: {key!r} has shape {tuple(tensor.shape)}, but A and B are matrices")
         else:
-            halves[found.groups()] = tensor
-    return halves, beside
+            parts[place] = tensor
+    return parts, beside
 
 
 def _check_names(config, stored, layers):

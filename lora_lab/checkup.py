@@ -135,7 +135,8 @@ def _nested(patient):
 
 
 def _frozen(patient):
-    frozen = [name for name, parameter in lora_parameters(patient.model).items() if not parameter.requires_grad]
+    meant = {joined(name, own) for name, layer in patient.layers.items() for own in layer.fixed}
+    frozen = [name for name, p in lora_parameters(patient.model).items() if not p.requires_grad and name not in meant]
     if frozen:
         yield f"{listed(frozen)} can't learn: frozen after LoRA went in? Freeze first, then put LoRA in"
 
@@ -163,9 +164,10 @@ def _silent(patient):
 
 
 def _start(patient):
-    if patient.trained:
+    if patient.trained or patient.nested:
         return
-    wrong = [name for name, layer in patient.layers.items() if layer.lora.B.any()]
+    started = [name for name, layer in patient.layers.items() if _adds_nothing(layer)]
+    wrong = [name for name in patient.layers if name not in started]
     if wrong:
         yield (
             f"B of {listed(wrong)} is not zero, so the model does not start as the pretrained one; "
@@ -174,9 +176,17 @@ def _start(patient):
     elif patient.difference and math.isfinite(patient.difference) and not patient.learns:
         yield "B is zero, and yet the output differs from the pretrained model's: something else has changed"
     for name, layer in patient.layers.items():
+        if name in started and layer.lora.B.any():
+            continue  # a start of another kind, which has its own measure
         size = layer.lora.A.square().mean().sqrt().item() * (3 * layer.in_features) ** 0.5
         if layer.lora.A.numel() >= 64 and size and not 0.1 < size < 2:  # a few numbers may differ by chance
             yield f"A of {name} is {size:.2g} times as large as ±1/√in_features: filled with the wrong fan?"
+
+
+def _adds_nothing(layer):
+    """Whether the layer acts with W to the bit. It can do so although B is not zero."""
+    total = layer.total_weight()
+    return torch.equal(total, weight_of(layer.linear).to(total.dtype))
 
 
 def _scale(patient):

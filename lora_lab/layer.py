@@ -60,10 +60,11 @@ class LoRALayer(nn.Module):
 class LinearWithLoRA(nn.Module):
     """A pretrained linear layer, frozen, plus a LoRALayer: ``x ↦ linear(x) + s · x A B``.
 
-    The layer is wrapped, not copied, and nothing ever writes to its weight. Shapes: (…, in_features) →
-    (…, out_features), as before. ``dtype`` is the precision of A and B where it is not the layer's own. A variant of
-    LoRA is a subclass that has another ``adapted``, ``adapted_weight`` or ``adapter``.
+    (…, in_features) → (…, out_features). The layer is wrapped, not copied, and nothing ever writes to its weight.
+    ``dtype`` is the precision of A and B where it is not the layer's own. A variant of LoRA is a subclass.
     """
+
+    fixed = ()  # what of the adapter is not trained
 
     def __init__(self, linear, rank=4, alpha=None, scaling="alpha/r", dropout=0.0, dtype=None):
         weight = weight_of(linear)
@@ -95,15 +96,18 @@ class LinearWithLoRA(nn.Module):
         flat_x, flat_y = lora.seen(x).reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         return torch.addmm(flat_y, flat_x @ lora.A, lora.B, alpha=lora.scale).view(y.shape)
 
-    def adapted_weight(self):
-        """W + ΔWᵀ, (out_features, in_features), rounded once to W's precision."""
+    def total_weight(self):
+        """W + ΔWᵀ, (out_features, in_features), in float32 or better."""
         weight, lora = weight_of(self.linear), self.lora
         precise = torch.promote_types(torch.promote_types(weight.dtype, lora.A.dtype), torch.float32)
-        total = torch.addmm(weight.T.to(precise), lora.A.to(precise), lora.B.to(precise), alpha=lora.scale)
-        return total.T.to(weight.dtype).contiguous()
+        return torch.addmm(weight.T.to(precise), lora.A.to(precise), lora.B.to(precise), alpha=lora.scale).T
+
+    def adapted_weight(self):
+        """W + ΔWᵀ, (out_features, in_features), rounded once to W's precision."""
+        return self.total_weight().to(weight_of(self.linear).dtype).contiguous()
 
     def adapter(self):
-        """What is trained here, by name."""
+        """What is added to the pretrained layer, by name."""
         return {"A": self.lora.A, "B": self.lora.B}
 
     def merge(self):

@@ -22,7 +22,7 @@ class PeftConfig:
         {"peft_type", "r", "lora_alpha", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern"}
     )
     HONOURED |= {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
-    HONOURED |= {"modules_to_save", "bias"}
+    HONOURED |= {"modules_to_save", "bias", "use_dora"}
     # Options that tell of the file's past or of training, and leave what it computes alone. fan_in_fan_out is among
     # them because the kind of layer decides: PEFT, too, corrects a file that contradicts the layer.
     WITHOUT_EFFECT = frozenset({"auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode"})
@@ -33,6 +33,7 @@ class PeftConfig:
         "rank_pattern": (dict, "an object of names and ranks"),
         "alpha_pattern": (dict, "an object of names and alphas"),
         "use_rslora": (bool, "true or false"),
+        "use_dora": (bool, "true or false"),
         "modules_to_save": (list, "a list of names"),
         "layers_to_transform": ((int, list), "a number or a list of numbers"),
         "layers_pattern": ((str, list), "a name or a list of names"),
@@ -72,12 +73,16 @@ class PeftConfig:
         dropouts = {lora.dropout for lora in loras.values()}
         if len(dropouts) > 1:
             raise ValueError(f"the layers have dropouts {sorted(dropouts)}, but PEFT's format has one for all of them")
+        with_magnitudes = {"magnitude" in layer.adapter() for layer in layers.values()}
+        if len(with_magnitudes) > 1:
+            raise ValueError("some layers have DoRA's magnitudes and others have none; PEFT's format has all or none")
         return cls(
             {
                 "peft_type": "LORA",
                 "r": rank,
                 "lora_alpha": alpha,
                 "use_rslora": rslora,
+                "use_dora": with_magnitudes.pop(),
                 "rank_pattern": {_exactly(name): value for name, value in ranks.items() if value != rank},
                 "alpha_pattern": {_exactly(name): value for name, value in alphas.items() if value != alpha},
                 "target_modules": _targets(list(layers), linear_layers(model)),

@@ -479,7 +479,7 @@ def test_a_pattern_of_ranks_or_alphas_means_whole_names_or_their_ends(patterns, 
     assert {name: config.settings(name)["alpha"] for name in expected} == expected
 
 
-@pytest.mark.parametrize("key", ["lora_bias", "use_dora", "use_magic"])
+@pytest.mark.parametrize("key", ["lora_bias", "use_qalora", "use_magic"])
 @pytest.mark.parametrize("value", [0, "", 0.0])
 def test_nothing_is_taken_to_be_off_but_null_false_and_empty_collections(net, saved, key, value):
     edit_config(saved, **{key: value})

@@ -14,7 +14,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from conftest import SmallNet, speak
 from lora_lab import (
     AdapterFileError,
-    LinearWithLoRA,
     load_adapter,
     lora_layers,
     lora_state,
@@ -23,7 +22,6 @@ from lora_lab import (
     save_adapter,
 )
 from lora_lab.adapt import wrap_layers
-from lora_lab.checks import weight_of
 from lora_lab.peft_config import PeftConfig
 
 
@@ -274,62 +272,9 @@ def test_float32_adapters_on_a_bfloat16_model_compute_as_pefts_do(net, tmp_path)
     assert torch.equal(net(x), theirs(x)) and net(x).dtype == torch.bfloat16
 
 
-class LinearWithDoRA(LinearWithLoRA):
-    """Weight-decomposed LoRA: the direction is W + ΔWᵀ, the length of each row a trained number."""
-
-    def __init__(self, linear, *settings, **named):
-        super().__init__(linear, *settings, **named)
-        self.magnitude = nn.Parameter(weight_of(linear).norm(dim=1))
-
-    def adapter(self):
-        return super().adapter() | {"magnitude": self.magnitude}
-
-    def adapted_weight(self):
-        direction = super().adapted_weight()
-        return (self.magnitude / direction.norm(dim=1).detach())[:, None] * direction
-
-    def adapted(self, x):
-        return nn.functional.linear(x, self.adapted_weight(), self.bias)
-
-
-def test_the_layer_is_open_dora_is_a_subclass_and_computes_as_pefts_does(net):
-    base = copy.deepcopy(net)
-    theirs = peft_model(net, r=3, lora_alpha=5, target_modules=["fc1", "head"], use_dora=True)
-    replace_linear_with_lora(net, 3, 5, ["fc1", "head"], layer=LinearWithDoRA)
-    same(run(net), run(base))
-    weights = dict(theirs.named_parameters())
-    random = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, layer in lora_layers(net).items():
-            place = f"base_model.model.{name}.lora_"
-            weights[f"{place}magnitude_vector.default.weight"].mul_(
-                torch.rand(layer.out_features, generator=random) + 1
-            )
-            layer.magnitude.copy_(weights[f"{place}magnitude_vector.default.weight"])
-            layer.lora.A.copy_(weights[f"{place}A.default.weight"].T)
-            layer.lora.B.copy_(weights[f"{place}B.default.weight"].T)
-    same(run(net), run(theirs))
-    for model in (net, theirs):
-        run(model).square().mean().backward()
-    for name, layer in lora_layers(net).items():
-        same(layer.lora.A.grad, weights[f"base_model.model.{name}.lora_A.default.weight"].grad.T)
-        same(layer.magnitude.grad, weights[f"base_model.model.{name}.lora_magnitude_vector.default.weight"].grad)
-    merge_lora(net)
-    same(run(net), run(theirs))
-
-
-def test_what_a_variant_trains_and_lora_does_not_is_not_lost_in_silence(net, tmp_path):
-    replace_linear_with_lora(net, 3, 5, ["fc1"], layer=LinearWithDoRA)
-    assert list(lora_state(net)) == ["fc1.A", "fc1.B", "fc1.magnitude"]
-    with pytest.raises(ValueError, match="fc1 is a LinearWithDoRA, and PEFT's LoRA has no place for its 'magnitude'"):
-        save_adapter(net, tmp_path / "adapter")
-    assert not (tmp_path / "adapter").exists()
-
-
 @pytest.mark.parametrize(
     ("options", "refused"),
     [
-        ({"use_dora": True}, "'use_dora' is True"),
         ({"init_lora_weights": "pissa"}, "'init_lora_weights' is 'pissa'"),
         ({"lora_bias": True}, "'lora_bias' is True"),
         ({"trainable_token_indices": [1]}, r"'trainable_token_indices' is \[1\]"),

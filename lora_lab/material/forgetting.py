@@ -7,6 +7,7 @@ ends: an interrupted part goes on where it stopped. Of the part ``rates``, the m
 import argparse
 import copy
 import json
+from functools import partial
 
 import safetensors.torch
 import torch
@@ -15,12 +16,31 @@ from ..adapt import merge_lora, remove_lora, replace_linear_with_lora
 from ..adapter_file import load_adapter, save_adapter
 from ..find import select_layers
 from ..training import default_loss, mode, set_seed, train_model
+from ..variants import LinearWithDoRA, LinearWithLoRAFA, LinearWithPiSSA, lora_plus
 from .finetune import CONTENDERS, PLACES, SEEDS
 from .models import ALPHABET, WEIGHTS, TinyGPT, windows
 from .texts import held_out, python_prose, split_by_file, tales, unicode_names
 
 FORGETTING = WEIGHTS / "forgetting"
 RANKS = (1, 4, 16)
+# The family, as notebook 11 races it: what ``replace_linear_with_lora`` is told beside the rank. All train some 221,000
+# numbers of the same matrices; LoRA-FA, which trains B alone, has twice the rank for it.
+FAMILY = {
+    "LoRA": {},
+    "rsLoRA": {"scaling": "alpha/sqrt(r)"},
+    "LoRA+": {},
+    "LoRA-FA": {"layer": LinearWithLoRAFA},
+    "PiSSA": {"layer": LinearWithPiSSA},
+    "DoRA": {"layer": LinearWithDoRA},
+}
+FAMILY_RATES = {
+    "LoRA": (0.0003, 0.03),  # and the three of the part "rates"
+    "rsLoRA": (0.0003, 0.001, 0.003, 0.01),
+    "LoRA+": (0.0001, 0.0003, 0.001, 0.003),
+    "LoRA-FA": (0.001, 0.003, 0.01, 0.03),
+    "PiSSA": (0.0001, 0.0003, 0.001, 0.003),
+    "DoRA": (0.0003, 0.001, 0.003, 0.01),
+}
 # Full fine-tuning, which has no rank, wants rates some ten times lower.
 RATES = {**dict.fromkeys(RANKS, (0.001, 0.003, 0.01)), None: (0.0001, 0.0003, 0.001)}
 STRENGTHS = (0.25, 0.5, 0.75)
@@ -40,7 +60,7 @@ def record(part):
     """
     options = trainings(part)
     return [
-        {"method": contender(options[name]["rank"]), **options[name], **point}
+        {"method": options[name].get("kind") or contender(options[name]["rank"]), **options[name], **point}
         for name, points in _written(part).items()
         for point in points
     ]
@@ -111,15 +131,17 @@ def train(
     stages=1,
     place="everywhere",
     matrices=False,
+    kind="LoRA",
 ):
     """Train TinyGPT on pieces of a text, some from the old text; yield ``(steps, model)`` after each stage.
 
     LoRA of the rank in a place, or with None all weights, or with ``matrices`` the weights of that place alone.
+    ``kind`` is one of the FAMILY.
     """
     set_seed(seed)
     model = TinyGPT.pretrained()
     if rank:
-        replace_linear_with_lora(model, rank, alpha, targets=PLACES[place])
+        replace_linear_with_lora(model, rank, alpha, targets=PLACES[place], **FAMILY[kind])
     elif matrices:
         model.requires_grad_(False)
         for name in select_layers(model, PLACES[place]):
@@ -128,7 +150,8 @@ def train(
     if share:
         for new, kept in zip((X, y), windows(old, length, n=round(share * pieces), seed=seed), strict=True):
             new[torch.linspace(0, pieces - 1, len(kept)).long()] = kept  # evenly among the new ones
-    adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate, fused=True)
+    make = lora_plus(model) if kind == "LoRA+" else partial(torch.optim.Adam, fused=True)
+    adam = make([p for p in model.parameters() if p.requires_grad], lr=rate)
     parts = zip(X.chunk(stages), y.chunk(stages), strict=True)
     for stage, part in enumerate(parts, 1):
         train_model(model, *part, epochs=1, batch_size=batch, lr=rate, optimizer=lambda *_, **__: adam, seed=seed)
@@ -149,6 +172,18 @@ def trainings(part):
         return {
             f"{contender(k)} {lr} seed {seed}": {"rank": k, "rate": lr, "seed": seed, "stages": 3}
             for k, lr, seed in grid
+        }
+    if part == "family":
+        grid = [(kind, lr, seed) for seed in SEEDS for kind in FAMILY for lr in FAMILY_RATES[kind]]
+        return {
+            f"{kind} {lr} seed {seed}": {
+                "rank": 32 if kind == "LoRA-FA" else 16,
+                "rate": lr,
+                "seed": seed,
+                "stages": 3,
+                "kind": kind,
+            }
+            for kind, lr, seed in grid
         }
     if part == "tales":
         return {f"{contender(k)} {lr}": {"rank": k, "rate": lr} for k in both for lr in RATES[k]}
@@ -182,7 +217,7 @@ def trainings(part):
     raise ValueError(f"there is no part {part!r}")
 
 
-PARTS = ("rates", "places", "tales", "matrices", "alpha", "batch", "mixing", "capacity")
+PARTS = ("rates", "family", "places", "tales", "matrices", "alpha", "batch", "mixing", "capacity")
 
 
 def make(part):
@@ -206,8 +241,8 @@ def make(part):
         for steps, model in train(text, **options, old=old):
             plain = _plain(model) if options["rank"] else model
             points.append({"steps": steps, "strength": 1} | _point(plain, base, tests))
-        if part == "rates":
-            if options["seed"] == 0:
+        if part in ("rates", "family"):
+            if part == "rates" and options["seed"] == 0:
                 _keep(model, options["rank"], options["rate"])
             for strength in STRENGTHS:
                 way = part_of_the_way(plain, strength)

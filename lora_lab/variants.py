@@ -1,0 +1,126 @@
+"""The family: variants of LoRA, each a class that overrides what differs, or an optimizer.
+
+A variant has another form (DoRA), another start (PiSSA), another step (LoRA-FA, LoRA+) or another scale (rsLoRA: that
+is ``scaling="alpha/sqrt(r)"`` and needs nothing here). A class goes in by ``replace_linear_with_lora(…, layer=…)``.
+"""
+
+import torch
+from torch import nn
+
+from .checks import SCALINGS, positive_number, weight_of
+from .find import lora_layers
+from .layer import LinearWithLoRA, LoRALayer
+
+
+class LinearWithDoRA(LinearWithLoRA):
+    """Another form: the direction of each row of W + ΔWᵀ is LoRA's, its length a trained number, ``magnitude`` (out,).
+
+    The rows' lengths count as constants in the backward pass, as in the paper and in PEFT.
+    """
+
+    def __init__(self, linear, *settings, **named):
+        super().__init__(linear, *settings, **named)
+        # How long the rows of W are. Not part of the state dict: W says it.
+        self.register_buffer("lengths", self._direction().norm(dim=1).to(self.lora.A.dtype), persistent=False)
+        self.magnitude = nn.Parameter(self.lengths.clone())
+
+    def adapter(self):
+        return super().adapter() | {"magnitude": self.magnitude}
+
+    def adapted(self, x):
+        """(…, in_features) → (…, out_features): LoRA's output, each of its numbers stretched; the bias is not."""
+        y = super().adapted(x)
+        without_bias = y if self.bias is None else y - self.bias
+        return (y + (self._stretch(self._direction()) - 1) * without_bias).to(y.dtype)
+
+    def total_weight(self):
+        total = super().total_weight()
+        return total * self._stretch(total.detach())[:, None]
+
+    def _direction(self):
+        """W + ΔWᵀ (out_features, in_features), a constant."""
+        with torch.no_grad():
+            return super().total_weight()
+
+    def _stretch(self, direction):
+        """By how much each row is longer than the direction's: (out_features,). The strength dial acts on it, too."""
+        magnitude = torch.lerp(self.lengths, self.magnitude, self.lora.strength)
+        return magnitude / direction.norm(dim=1).to(magnitude.dtype)
+
+
+class LinearWithPiSSA(LinearWithLoRA):
+    """Another start: A and B begin as the ``rank`` largest parts of W itself, and what they were then is taken off.
+
+    ``x ↦ linear(x) + s · (x A B − x A0 B0)``. The authors subtract A0 B0 from W instead, which costs less and leaves a
+    model that no other adapter fits; here W stays as it was.
+    """
+
+    fixed = ("A0", "B0")
+
+    def __init__(self, linear, *settings, **named):
+        super().__init__(linear, *settings, **named)
+        lora, weight = self.lora, weight_of(linear).detach()
+        U, S, Vh = torch.linalg.svd(weight.float().T, full_matrices=False)  # of (in, out), as A B is
+        root = (S[: lora.rank] / lora.scale).sqrt()
+        self.start = LoRALayer(*weight.T.shape, lora.rank, lora.alpha, lora.scaling).to(lora.A)
+        with torch.no_grad():
+            for own in (lora, self.start):
+                own.A.copy_(U[:, : lora.rank] * root)
+                own.B.copy_(root[:, None] * Vh[: lora.rank])
+        self.start.requires_grad_(False)
+
+    def adapter(self):
+        return super().adapter() | {"A0": self.start.A, "B0": self.start.B}
+
+    def adapted(self, x):
+        """(…, in_features) → (…, out_features). Two products and then their difference: at the start exactly zero."""
+        y, seen = self.linear(x), self.lora.seen(x)
+        change = seen @ self.lora.A @ self.lora.B - seen @ self.start.A @ self.start.B
+        return (y + self.lora.scale * change).to(y.dtype)
+
+    def total_weight(self):
+        change = _product(self.lora) - _product(self.start)
+        return weight_of(self.linear) + self.lora.scale * change.T
+
+    def as_lora(self):
+        """Plain LoRA of twice the rank, (A | A0) times (B over −B0): what other programs can load."""
+        lora, start = self.lora, self.start
+        rank = 2 * lora.rank
+        alpha = rank * SCALINGS[lora.scaling](lora.alpha, lora.rank)
+        plain = LinearWithLoRA(self.linear, rank, alpha, dropout=lora.dropout, dtype=lora.A.dtype)
+        plain.lora.strength = lora.strength
+        with torch.no_grad():
+            plain.lora.A.copy_(torch.cat([lora.A, start.A], dim=1))
+            plain.lora.B.copy_(torch.cat([lora.B, -start.B]))
+        return plain
+
+
+class LinearWithLoRAFA(LinearWithLoRA):
+    """Another step: A stays as it was drawn, and only B learns. So x, which A's gradient wants, need not be kept."""
+
+    fixed = ("A",)
+
+    def __init__(self, linear, *settings, **named):
+        super().__init__(linear, *settings, **named)
+        self.lora.A.requires_grad_(False)
+
+
+def _product(lora):
+    """A B, (in_features, out_features), in float32 or better."""
+    precise = torch.promote_types(lora.A.dtype, torch.float32)
+    return lora.A.to(precise) @ lora.B.to(precise)
+
+
+def lora_plus(model, ratio=16):
+    """LoRA+, another step, for ``train_model(…, optimizer=lora_plus(model))``: every B at ``ratio`` times the rate."""
+    ratio = positive_number("ratio", ratio, "the paper has 16")
+    faster = {id(layer.lora.B) for layer in lora_layers(model).values()}
+
+    def adam(parameters, lr):
+        groups = [
+            {"params": [p for p in parameters if id(p) not in faster], "lr": lr},
+            {"params": [p for p in parameters if id(p) in faster], "lr": lr * ratio},
+        ]
+        return torch.optim.Adam([group for group in groups if group["params"]], fused=True)
+
+    return adam
