@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from .checks import check_settings, finite_number, weight_of
+from .checks import check_settings, finite_number, refuse_merging, weight_of
 from .find import (
     adapted_layers,
     linear_layers,
@@ -96,7 +96,10 @@ def remove_lora(model):
 
 def merge_lora(model):
     """Merge every adapter, so that the model runs at the speed of the plain one. Undo with ``unmerge_lora``."""
-    for layer in lora_layers(model).values():
+    layers = lora_layers(model).values()
+    for layer in layers:
+        refuse_merging(layer.linear)
+    for layer in layers:
         layer.merge()
 
 

@@ -86,3 +86,12 @@ def weight_of(layer):
     if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
         return layer.weight
     raise TypeError(f"a layer of type {kind} can't be adapted; LoRA goes into nn.Linear and transformers' Conv1D")
+
+
+def refuse_merging(layer):
+    """ValueError for a layer that keeps its weight in another form: a sum with an update would not have that form."""
+    if hasattr(layer, "dense_weight"):
+        raise ValueError(
+            f"a {type(layer).__name__} keeps its weight in fewer bits, which W + ΔW would not fit into. Leave LoRA "
+            "beside it, or make plain layers first with dequantize_linear_layers(model), which take the full memory"
+        )

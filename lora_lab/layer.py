@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .checks import SCALINGS, check_settings, weight_of
+from .checks import SCALINGS, check_settings, refuse_merging, weight_of
 
 
 class LoRALayer(nn.Module):
@@ -68,9 +68,8 @@ class LinearWithLoRA(nn.Module):
 
     def __init__(self, linear, rank=4, alpha=None, scaling="alpha/r", dropout=0.0, dtype=None):
         weight = weight_of(linear)
-        out_features, in_features = weight.shape
         sort = {"device": weight.device, "dtype": dtype or weight.dtype}
-        lora = LoRALayer(in_features, out_features, rank, alpha, scaling, dropout, **sort)
+        lora = LoRALayer(*weight.T.shape, rank, alpha, scaling, dropout, **sort)
         super().__init__()
         self.linear = linear.requires_grad_(False)  # the bias too
         self.lora = lora
@@ -112,6 +111,7 @@ class LinearWithLoRA(nn.Module):
 
     def merge(self):
         """Build W + ΔWᵀ beside W, so that the update costs nothing from now on. Merging anew starts from W again."""
+        refuse_merging(self.linear)
         with torch.no_grad():
             self.merged = self.adapted_weight()
 

@@ -113,9 +113,9 @@ def memory_ledger(model, X, y, loss=None):
 
     Activations are what the forward pass of X (n, …) and y (n, …) keeps for the backward pass, X itself not counted.
     """
-    parameters = list(model.parameters())
-    trainable = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-    known = {tensor.untyped_storage().data_ptr() for tensor in [*parameters, X, y]}
+    held = [*model.parameters(), *model.buffers()]
+    trainable = sum(p.numel() * p.element_size() for p in held if p.requires_grad)
+    known = {tensor.untyped_storage().data_ptr() for tensor in [*held, X, y]}
     kept = {}
 
     def keep(tensor):
@@ -128,7 +128,7 @@ def memory_ledger(model, X, y, loss=None):
         value = (loss or default_loss)(model(X), y)
     del value  # it has held every tensor until here, so no address was counted twice
     return {
-        "weights": sum(p.numel() * p.element_size() for p in parameters),
+        "weights": sum(tensor.numel() * tensor.element_size() for tensor in held),
         "gradients": trainable,
         "optimizer": 2 * trainable,  # Adam's two means
         "activations": sum(kept.values()),

@@ -6,19 +6,17 @@ import torch
 from lora_lab import evaluate, lora_layers
 from lora_lab.material import TinyGPT, forgetting
 from lora_lab.material.forgetting import (
-    PARTS,
-    contender,
     distance,
     measure,
     part_of_the_way,
     random_letters,
     record,
     train,
-    trainings,
     tuned,
     yardsticks,
 )
 from lora_lab.material.models import encode
+from lora_lab.material.plans import PARTS, contender, trainings
 from lora_lab.material.texts import held_out, split_by_file, unicode_names
 
 SMALL = {"width": 16, "depth": 1, "heads": 2, "context": 128}

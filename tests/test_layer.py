@@ -359,7 +359,8 @@ def test_a_layer_with_a_form_of_its_own_is_adapted_by_the_weight_it_says_it_has(
     layer = speak(LinearWithLoRA(linear, 2))
     expected = linear(x) + layer.lora(x)
     torch.testing.assert_close(layer(x), expected)
-    layer.merge()
+    with pytest.raises(ValueError, match="a Packed keeps its weight in fewer bits"):
+        layer.merge()
     torch.testing.assert_close(layer(x), expected)
     layer.enabled = False
     assert torch.equal(layer.weight, linear.dense_weight())

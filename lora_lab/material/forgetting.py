@@ -1,4 +1,4 @@
-"""How notebook 10's trainings were made: ``python -m lora_lab.material.forgetting``, hours; or a part, as ``… batch``.
+"""How the trainings of notebooks 10 to 12 were made: ``python -m lora_lab.material.forgetting``, hours; or a part.
 
 TinyGPT learns Unicode's names, and what it has learned and what it has forgotten is written down as soon as a training
 ends: an interrupted part goes on where it stopped. Of the part ``rates``, the models of seed 0 are kept as well.
@@ -7,7 +7,6 @@ ends: an interrupted part goes on where it stopped. Of the part ``rates``, the m
 import argparse
 import copy
 import json
-from functools import partial
 
 import safetensors.torch
 import torch
@@ -15,41 +14,16 @@ import torch
 from ..adapt import merge_lora, remove_lora, replace_linear_with_lora
 from ..adapter_file import load_adapter, save_adapter
 from ..find import select_layers
+from ..four_bits import Linear4bit, dequantize_linear_layers, quantize_linear_layers
 from ..training import default_loss, mode, set_seed, train_model
-from ..variants import LinearWithDoRA, LinearWithLoRAFA, LinearWithPiSSA, lora_plus
-from .finetune import CONTENDERS, PLACES, SEEDS
+from .finetune import PLACES
 from .models import ALPHABET, WEIGHTS, TinyGPT, windows
+from .plans import KINDS, PARTS, contender, trainings
 from .texts import held_out, python_prose, split_by_file, tales, unicode_names
 
 FORGETTING = WEIGHTS / "forgetting"
-RANKS = (1, 4, 16)
-# The family, as notebook 11 races it: what ``replace_linear_with_lora`` is told beside the rank. All train some 221,000
-# numbers of the same matrices; LoRA-FA, which trains B alone, has twice the rank for it.
-FAMILY = {
-    "LoRA": {},
-    "rsLoRA": {"scaling": "alpha/sqrt(r)"},
-    "LoRA+": {},
-    "LoRA-FA": {"layer": LinearWithLoRAFA},
-    "PiSSA": {"layer": LinearWithPiSSA},
-    "DoRA": {"layer": LinearWithDoRA},
-}
-FAMILY_RATES = {
-    "LoRA": (0.0003, 0.03),  # and the three of the part "rates"
-    "rsLoRA": (0.0003, 0.001, 0.003, 0.01),
-    "LoRA+": (0.0001, 0.0003, 0.001, 0.003),
-    "LoRA-FA": (0.001, 0.003, 0.01, 0.03),
-    "PiSSA": (0.0001, 0.0003, 0.001, 0.003),
-    "DoRA": (0.0003, 0.001, 0.003, 0.01),
-}
-# Full fine-tuning, which has no rank, wants rates some ten times lower.
-RATES = {**dict.fromkeys(RANKS, (0.001, 0.003, 0.01)), None: (0.0001, 0.0003, 0.001)}
 STRENGTHS = (0.25, 0.5, 0.75)
 _FINE = 2.0**10  # a change of weights, times this, is in the middle of what eight bits can hold
-
-
-def contender(rank):
-    """How LoRA of a rank, in all matrices of the blocks, is called here, and full fine-tuning (None)."""
-    return f"r{rank}" if rank else "full"
 
 
 def record(part):
@@ -136,12 +110,14 @@ def train(
     """Train TinyGPT on pieces of a text, some from the old text; yield ``(steps, model)`` after each stage.
 
     LoRA of the rank in a place, or with None all weights, or with ``matrices`` the weights of that place alone.
-    ``kind`` is one of the FAMILY.
+    ``kind`` is one of KINDS.
     """
     set_seed(seed)
-    model = TinyGPT.pretrained()
+    model, kind = TinyGPT.pretrained(), KINDS[kind]
+    if kind.four_bits:
+        quantize_linear_layers(model, targets=PLACES[place])
     if rank:
-        replace_linear_with_lora(model, rank, alpha, targets=PLACES[place], **FAMILY[kind])
+        replace_linear_with_lora(model, rank, alpha, targets=PLACES[place], **kind.settings)
     elif matrices:
         model.requires_grad_(False)
         for name in select_layers(model, PLACES[place]):
@@ -150,8 +126,7 @@ def train(
     if share:
         for new, kept in zip((X, y), windows(old, length, n=round(share * pieces), seed=seed), strict=True):
             new[torch.linspace(0, pieces - 1, len(kept)).long()] = kept  # evenly among the new ones
-    make = lora_plus(model) if kind == "LoRA+" else partial(torch.optim.Adam, fused=True)
-    adam = make([p for p in model.parameters() if p.requires_grad], lr=rate)
+    adam = kind.step(model)([p for p in model.parameters() if p.requires_grad], lr=rate)
     parts = zip(X.chunk(stages), y.chunk(stages), strict=True)
     for stage, part in enumerate(parts, 1):
         train_model(model, *part, epochs=1, batch_size=batch, lr=rate, optimizer=lambda *_, **__: adam, seed=seed)
@@ -162,62 +137,6 @@ def random_letters(length):
     """Letters drawn by lot, of which nothing can be learned but they themselves: log 26 = 3.26 nats each."""
     drawn = torch.randint(26, (length,), generator=torch.Generator().manual_seed(0))
     return "".join(ALPHABET[ALPHABET.index("a") + letter] for letter in drawn.tolist())
-
-
-def trainings(part):
-    """The trainings of a part: ``{name: options of train}``."""
-    both, slower = (16, None), {16: 1, None: 10}
-    if part == "rates":
-        grid = [(k, lr, seed) for seed in SEEDS for k in RATES for lr in RATES[k]]
-        return {
-            f"{contender(k)} {lr} seed {seed}": {"rank": k, "rate": lr, "seed": seed, "stages": 3}
-            for k, lr, seed in grid
-        }
-    if part == "family":
-        grid = [(kind, lr, seed) for seed in SEEDS for kind in FAMILY for lr in FAMILY_RATES[kind]]
-        return {
-            f"{kind} {lr} seed {seed}": {
-                "rank": 32 if kind == "LoRA-FA" else 16,
-                "rate": lr,
-                "seed": seed,
-                "stages": 3,
-                "kind": kind,
-            }
-            for kind, lr, seed in grid
-        }
-    if part == "tales":
-        return {f"{contender(k)} {lr}": {"rank": k, "rate": lr} for k in both for lr in RATES[k]}
-    if part == "places":  # those of notebook 08's budget, from two more seeds than its search
-        grid = [(place, k, lr, seed) for place, k in CONTENDERS[:4] for lr in RATES[1] for seed in (1, 2)]
-        return {
-            f"{place}-r{k} {lr} seed {seed}": {"rank": k, "rate": lr, "seed": seed, "place": place}
-            for place, k, lr, seed in grid
-        }
-    if part == "matrices":
-        return {f"full {lr}": {"rank": None, "rate": lr, "matrices": True} for lr in RATES[None]}
-    if part == "alpha":  # a scale of 16 / r, as in the study of Thinking Machines, and not of 1
-        grid = [(k, lr) for k in (1, 4) for lr in (0.0003, 0.001, 0.003, 0.01)]
-        return {f"{contender(k)} {lr}": {"rank": k, "rate": lr, "alpha": 16} for k, lr in grid}
-    if part == "batch":
-        sizes = {4: (0.0003, 0.001, 0.003, 0.01), 64: (0.003, 0.01, 0.03)}
-        grid = [(k, size, lr / slower[k]) for k in both for size, rates in sizes.items() for lr in rates]
-        return {f"{contender(k)} {size} {lr:g}": {"rank": k, "rate": lr, "batch": size} for k, size, lr in grid}
-    if part == "mixing":
-        grid = [(k, lr, s) for k, lr in ((16, 0.003), (None, 0.0003), (None, 0.001)) for s in (0.0, 0.1, 0.3)]
-        return {f"{contender(k)} {lr} {share}": {"rank": k, "rate": lr, "share": share} for k, lr, share in grid}
-    if part == "capacity":
-        rates = {1: (0.01, 0.003), 4: (0.01, 0.003), 16: (0.003, 0.001), None: (0.001, 0.0003)}
-        grid = [(k, lr, 4000, 6400) for k in rates for lr in rates[k]]  # the first of each pair was no worse here
-        grid += [(k, tried[0], letters, 6400) for letters in (1000, 16000) for k, tried in rates.items()]
-        grid += [(1, 0.01, 4000, 25600), (16, 0.003, 16000, 25600)]  # four times as long: is it time that they lack?
-        return {
-            f"{contender(k)} {lr} {letters} {pieces}": {"rank": k, "rate": lr, "pieces": pieces, "letters": letters}
-            for k, lr, letters, pieces in grid
-        }
-    raise ValueError(f"there is no part {part!r}")
-
-
-PARTS = ("rates", "family", "places", "tales", "matrices", "alpha", "batch", "mixing", "capacity")
 
 
 def make(part):
@@ -241,7 +160,7 @@ def make(part):
         for steps, model in train(text, **options, old=old):
             plain = _plain(model) if options["rank"] else model
             points.append({"steps": steps, "strength": 1} | _point(plain, base, tests))
-        if part in ("rates", "family"):
+        if part in ("rates", "family", "bits"):
             if part == "rates" and options["seed"] == 0:
                 _keep(model, options["rank"], options["rate"])
             for strength in STRENGTHS:
@@ -269,6 +188,8 @@ def _point(model, base, tests):
 def _plain(model):
     """A copy with LoRA merged into the weights, as a TinyGPT."""
     model = copy.deepcopy(model)
+    if any(isinstance(module, Linear4bit) for module in model.modules()):
+        dequantize_linear_layers(model)
     merge_lora(model)
     remove_lora(model)
     return model
