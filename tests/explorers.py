@@ -13,7 +13,9 @@ from lora_lab.pictures.sliders import (
     digits_explorer,
     forgetting_explorer,
     grid_explorer,
+    race_explorer,
     rank_explorer,
+    rounding_explorer,
     scaling_explorer,
     similarity_explorer,
     strength_explorer,
@@ -62,6 +64,11 @@ def trained():
     return {key: (1.5 / (i + 1), 1.3 + i, f"{key[0]} writes\nat {key[2]}") for i, key in enumerate(keys)}
 
 
+def raced():
+    """Two methods at two rates, two seeds of each."""
+    return {(m, r): [(1 + r, 2.0 + i), (1.1, 2.2)] for i, m in enumerate(("LoRA", "DoRA")) for r in (0.001, 0.01)}
+
+
 def surprising():
     """Two lines of eight letters, the one the model surprises least first."""
     return {("alphabet", s): ("abcdefg\nhijklmno", [s + i / 4 for i in range(16)]) for s in (0.0, 0.5, 1.0)}
@@ -77,6 +84,8 @@ EXPLORERS = {
     "strength": lambda: strength_explorer(*adapted_digits(), digit_tasks()),
     "writing": lambda: writing_explorer(writings(), {key: [1 + key[1], 2 - key[1]] for key in writings()}),
     "forgetting": lambda: forgetting_explorer(trained(), (2.5, 1.2, "home")),
+    "race": lambda: race_explorer(raced(), (2.5, 1.2)),
+    "rounding": lambda: rounding_explorer(torch.randn(24, 24), [8, 64]),
     "similarity": lambda: similarity_explorer({"one": torch.rand(3, 5), "two": torch.rand(3, 5)}, 9, "few", "many"),
     "grid": lambda: grid_explorer({(r, a): [1.0, 1 / (r + a)] for r in (1, 2, 4) for a in (1, 2)}),
 }

@@ -222,3 +222,12 @@ def test_printing_shows_the_format():
 def test_half_precision_stays_half_precision(x):
     layer = Linear4bit(nn.Linear(12, 8).bfloat16())
     assert layer(x.bfloat16()).dtype == layer.weight.dtype == torch.bfloat16
+
+
+def test_what_comes_back_is_what_bitsandbytes_gives_back():
+    """bitsandbytes is no part of the course: its wheel is large and made for GPUs. Where it is installed, it agrees."""
+    functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
+    torch.testing.assert_close(functional.get_4bit_type("nf4", device="cpu"), nf4_levels(), rtol=0, atol=1e-6)
+    weight = torch.randn(128, 128)
+    back = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
+    torch.testing.assert_close(back, rounded(weight), rtol=0, atol=1e-5)

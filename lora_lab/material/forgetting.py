@@ -40,6 +40,13 @@ def record(part):
     ]
 
 
+def race():
+    """The record of notebook 11's race: the family's, and LoRA and full fine-tuning from the part "rates", too."""
+    names = {"r16": "LoRA", "full": "full"}
+    known = [row | {"method": names[row["method"]]} for row in record("rates") if row["method"] in names]
+    return known + record("family")
+
+
 def tuned(rank, rate):
     """A plain TinyGPT, trained on names in 300 steps with this rank and rate, seed 0; rank None is full fine-tuning."""
     model, place = TinyGPT.pretrained(), _place(rank, rate)

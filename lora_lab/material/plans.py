@@ -16,7 +16,8 @@ RANKS = (1, 4, 16)
 RATES = {**dict.fromkeys(RANKS, (0.001, 0.003, 0.01)), None: (0.0001, 0.0003, 0.001)}
 
 
-def _adam(model):
+def plain_adam(model):
+    """Adam as the course uses it, ready for the parameters and a rate."""
     return partial(torch.optim.Adam, fused=True)
 
 
@@ -44,7 +45,7 @@ class Kind:
     """One of the family: what ``replace_linear_with_lora`` is told, which Adam takes the steps, beside what it goes."""
 
     settings: dict = field(default_factory=dict)
-    step: Callable = _adam
+    step: Callable = plain_adam
     four_bits: bool = False
 
 

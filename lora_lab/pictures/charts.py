@@ -305,6 +305,23 @@ def bars(values, title, xlabel, alt):
     return picture
 
 
+@styled
+def number_lines(formats, title):
+    """The numbers from −1 to 1 that formats can hold, a stroke for each: ``{name: [number, …]}``."""
+    described = "; ".join(f"{name} has {len(numbers):,}" for name, numbers in formats.items())
+    picture = figure(f"{title}. From −1 to 1 {described}.", height=1.2 + 0.55 * len(formats))
+    axes = picture.subplots()
+    for i, numbers in enumerate(formats.values()):
+        dense = len(numbers) > 100
+        axes.vlines(numbers, i - 0.34, i + 0.34, color=INKS["W"], linewidth=0.6 if dense else 2.2)
+    axes.set_yticks(range(len(formats)), labels=formats)
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.set(xlim=(-1.02, 1.02), xlabel="number")
+    axes.set_title(title)
+    return picture
+
+
 def heat_cells(axes, values, rows, columns, row_label, column_label):
     """Draw a table of values (rows, columns) into axes, each in its cell: dark is small, on a logarithmic scale."""
     levels = values.log()

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from ..adapt import load_lora_state, set_strength
 from ..anatomy import spectrum
 from ..checks import SCALINGS
+from ..four_bits import LEVELS, rounded
 from ..layer import LinearWithLoRA
 from ..training import accuracy, evaluate, set_seed, train_model
 from .charts import finish_plane, heat_cells
@@ -389,6 +390,88 @@ def forgetting_explorer(trainings, base):
 
     start = {"method": methods[-1], "rate": rates[len(rates) // 2], "strength": dial[-1]}
     return Explorer(picture, update, alt, method=methods, rate=rates, strength=dial, start=start)
+
+
+@styled
+def race_explorer(trainings, base):
+    """Methods at several rates: ``{(method, rate): [(loss on the new text, on the old), …]}``, a pair for each seed.
+
+    All methods have the same rates. ``base`` is the pair where all began.
+    """
+    methods, rates = (list(dict.fromkeys(key[i] for key in trainings)) for i in (0, 1))
+    centres = {
+        key: [sum(losses) / len(losses) for losses in zip(*pairs, strict=True)] for key, pairs in trainings.items()
+    }
+    picture = figure("", height=4.4)
+    plane, chart = picture.subplots(1, 2)
+    xs, ys = zip(*(pair for pairs in trainings.values() for pair in pairs), strict=True)
+    plane.plot(xs, ys, ".", color="#BBBBBB", markersize=6)
+    finish_plane(plane, "", "loss on the new text", "loss on the old text", "↙", base)
+    plane.set(xscale="log", yscale="log")
+    (path,) = plane.plot(*base, color=INKS["ΔW"], zorder=4)
+    (here,) = plane.plot(*base, "o", color=INKS["ΔW"], markersize=12, alpha=0.8, zorder=4)
+    for method in methods:
+        chart.plot(rates, [centres[method, rate][0] for rate in rates], color="#BBBBBB", linewidth=1.5)
+    (valley,) = chart.plot(rates, [base[0]] * len(rates), ".-", color=INKS["ΔW"], zorder=4)
+    (place,) = chart.plot(rates[:1], base[:1], "o", color=INKS["ΔW"], markersize=15, zorder=4)
+    chart.set(xscale="log", xlabel="learning rate", ylabel="loss on the new text", title="Each has a rate of its own")
+    chart.set_ylim(0.95 * min(xs), 1.02 * base[0])
+    chart.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
+    for axis in (plane.xaxis, plane.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+    chart.xaxis.minorticks_off()
+    heading = plane.set_title("x")
+
+    def update(method, rate):
+        ways = [centres[method, each] for each in rates]
+        path.set_data(*zip(*ways, strict=True))
+        here.set_data(*zip(*trainings[method, rate], strict=True))
+        valley.set_data(rates, [new for new, _ in ways])
+        place.set_data([rate], [centres[method, rate][0]])
+        heading.set_text("new {:.2f}, old {:.2f}".format(*centres[method, rate]))
+        return [path, here, valley, place, heading]
+
+    def alt(method, rate):
+        new, old = centres[method, rate]
+        return f"{method} at {rate:g}: loss {new:.2f} on the new text and {old:.2f} on the old, mean of the seeds."
+
+    return Explorer(picture, update, alt, method=methods, rate=rates, start={"rate": rates[len(rates) // 2]})
+
+
+@styled
+def rounding_explorer(weight, blocks, corner=24):
+    """A weight (m, n) before and after it is rounded to four bits, by format and size of block."""
+    after = {(form, block): rounded(weight, form, block) for form in LEVELS for block in blocks}
+    errors = {key: (100 * (back - weight).norm() / weight.norm()).item() for key, back in after.items()}
+    picture = figure("", height=3.7)
+    before, now, chart = picture.subplots(1, 3, width_ratios=[1, 1, 1.5])
+    limit = weight[:corner, :corner].abs().max().item()
+    draw_matrix(before, weight[:corner, :corner], "W", "32 bits", limit)
+    cells = draw_matrix(now, weight[:corner, :corner], "W", None, limit)
+    said = now.set_xlabel("x", color=INKS["W"], fontweight="bold")
+    for marker, form in zip(MARKERS, LEVELS, strict=False):
+        chart.plot(blocks, [errors[form, block] for block in blocks], marker=marker, label=form)
+    (dot,) = chart.plot(blocks[:1], [0], "o", markersize=17, fillstyle="none", markeredgewidth=3, color=INKS["ΔW"])
+    chart.set_xscale("log", base=2)
+    chart.xaxis.set_major_formatter("{x:g}")
+    chart.set(xlabel="numbers in a block", ylabel="error, % of W", ylim=(0, 1.15 * max(errors.values())))
+    chart.legend(loc="lower right")
+    heading = chart.set_title("x")
+
+    def update(form, block):
+        cells.set_data(after[form, block][:corner, :corner])
+        said.set_text(f"{4 + 32 / block:.2f} bits")
+        dot.set_data([block], [errors[form, block]])
+        heading.set_text(f"{errors[form, block]:.1f} % error")
+        return [cells, said, dot, heading]
+
+    def alt(form, block):
+        bits, error = 4 + 32 / block, errors[form, block]
+        return f"{form} in blocks of {block}: {bits:.2f} bits a weight, an error of {error:.1f} % of W."
+
+    return Explorer(picture, update, alt, form=list(LEVELS), block=list(blocks), start={"block": 64})
 
 
 @styled
