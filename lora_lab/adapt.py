@@ -71,11 +71,12 @@ def wrap_layers(model, settings, state=None, layer=LinearWithLoRA):
     _refuse_tied(model, layers, settings)
     if state is not None:
         _check_state(state, shapes)
+    wrapped = _wrapped(model, layers, settings, layer)
     for name, module in adapted_layers(model).items():
         model.set_submodule(name, module.linear)
     model.requires_grad_(False)
-    for name, options in settings.items():
-        model.set_submodule(name, layer(layers[name], **options))
+    for name, module in wrapped.items():
+        model.set_submodule(name, module)
     if state is not None:
         _copy_state(state, lora_parameters(model))
 
@@ -204,6 +205,21 @@ def _refuse_adapted(model):
             f"this model already has LoRA in {len(adapted)} layers ({listed(adapted)}); "
             "take it out with remove_lora(model) first, or load other values with load_lora_state"
         )
+
+
+def _wrapped(model, layers, settings, kind):
+    """The named layers, each in a new wrapper; if one can't be made, the model's parameters learn as before."""
+    learned, wrapped = [parameter for parameter in model.parameters() if parameter.requires_grad], {}
+    try:
+        for name, options in settings.items():
+            wrapped[name] = kind(layers[name], **options)
+    except Exception as error:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+        if isinstance(error, ValueError):
+            raise ValueError(f"{name}: {error}") from None
+        raise
+    return wrapped
 
 
 def _refuse_tied(model, layers, names):

@@ -6,7 +6,7 @@ what it leaves out is named in ``step_memory``.
 
 from dataclasses import dataclass
 
-from .checks import whole_number
+from .checks import positive_number, whole_number
 
 # What a weight takes in four bits: NF4 in blocks of 64, a byte for a block's scale, 4 more for 256 scales.
 FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
@@ -78,6 +78,8 @@ def step_memory(shape, rank, pieces, length, *, weight_bits=16, lora_bits=32, ot
     what a library copies on the way.
     """
     tokens = whole_number("pieces", pieces) * whole_number("length", length)
+    for name, bits in (("weight_bits", weight_bits), ("lora_bits", lora_bits), ("other_bits", other_bits)):
+        positive_number(name, bits, "try 16")
     lora = shape.of_lora(whole_number("rank", rank)) * lora_bits / 8
     block = shape.kept(rank)
     kept = shape.depth * shape.width + block if checkpointing else shape.depth * block

@@ -2,7 +2,7 @@
 
 A weight is cut into blocks, each block divided by its largest number, and each quotient replaced by the nearest of
 sixteen levels from −1 to 1. What is kept is the level's place, half a byte, and the blocks' scales, which are rounded
-to a byte themselves (QLoRA calls it double quantization).
+to a byte themselves (QLoRA calls it double quantization, and takes floating point; here it is the logarithm).
 """
 
 import torch
@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from .checks import weight_of, whole_number
-from .find import adapted_layers, linear_layers, listed, select_layers
+from .find import adapted_layers, linear_layers, listed, owners, select_layers
 
-SCALES_IN_A_GROUP = 256  # blocks whose scales are rounded together
+SCALES_IN_A_GROUP = 256  # blocks whose scales are kept as parts of the largest among them
+_STEPS = 16  # a byte says by how many sixteenths of a halving a scale is below it: 2 % at most from what it was
 
 
 def nf4_levels():
@@ -42,6 +43,9 @@ LEVELS = {
 }
 
 
+_TABLE = torch.stack([F.pad(levels, (0, 16 - len(levels)), value=1.0) for levels in LEVELS.values()])
+
+
 def levels_of(form):
     """The levels of a format (16,), by its name; ValueError for another name."""
     if form not in LEVELS:
@@ -66,15 +70,15 @@ def quantize(weight, form="nf4", block=64):
     return torch.bucketize(flat / scales.clamp(min=1e-30)[:, None], between), scales
 
 
-def dequantize(places, scales, shape, form="nf4"):
-    """The weight of a shape that places (blocks, block) and scales (blocks,) stand for, in float32."""
-    numbers = levels_of(form).to(scales.device)[places.long()] * scales[:, None]
+def dequantize(places, scales, shape, levels):
+    """The weight of a shape that places (blocks, block) among levels (16,) and scales (blocks,) stand for."""
+    numbers = levels.to(scales.device)[places.long()] * scales[:, None]
     return numbers.flatten()[: shape.numel()].view(shape)
 
 
 def rounded(weight, form="nf4", block=64):
     """A weight of any shape as it comes back from four bits, in its own precision; the scales are not rounded."""
-    return dequantize(*quantize(weight, form, block), weight.shape, form).to(weight.dtype)
+    return dequantize(*quantize(weight, form, block), weight.shape, levels_of(form)).to(weight.dtype)
 
 
 class Linear4bit(nn.Linear):
@@ -89,26 +93,27 @@ class Linear4bit(nn.Linear):
         places, scales = quantize(weight, form, block)
         nn.Module.__init__(self)  # nn.Linear's own would make a weight of full size
         self.out_features, self.in_features = weight.shape
-        self.form, self.block, self.dtype = form, block, weight.dtype
+        self.dtype = weight.dtype
         packed = places.to(torch.uint8)
+        groups = F.pad(scales, (0, -len(scales) % SCALES_IN_A_GROUP)).view(-1, SCALES_IN_A_GROUP)
+        largest = groups.amax(dim=1).clamp(min=1e-30)
+        below = -_STEPS * (groups / largest[:, None]).log2()
         self.register_buffer("packed", packed[:, ::2] * 16 + packed[:, 1::2])  # (blocks, block / 2)
-        middle = scales.mean()
-        groups = F.pad(scales - middle, (0, -len(scales) % SCALES_IN_A_GROUP)).view(-1, SCALES_IN_A_GROUP)
-        largest = groups.abs().amax(dim=1).clamp(min=1e-30)
-        self.register_buffer(
-            "scales", (groups / largest[:, None] * 127).round().to(torch.int8).flatten()[: len(scales)]
-        )
-        self.register_buffer("middle", middle)
-        self.register_buffer("largest", largest)  # (groups,)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self.register_buffer("scales", below.round().clamp(max=255).to(torch.uint8).flatten()[: len(scales)])
+        # As bytes, since model.half() would round them.
+        self.register_buffer("largest", largest.view(torch.uint8))  # (4 groups,)
+        self.register_buffer("number", torch.tensor(list(LEVELS).index(form), dtype=torch.uint8))  # of the format
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
         self.train(linear.training)
 
     def dense_weight(self):
         """The weight (out_features, in_features) that the bits stand for, made anew each time."""
         places = torch.stack([self.packed // 16, self.packed % 16], dim=-1).flatten(1)
-        largest = self.largest.repeat_interleave(SCALES_IN_A_GROUP)[: len(self.scales)]
-        scales = self.scales / 127 * largest + self.middle
-        return dequantize(places, scales, torch.Size([self.out_features, self.in_features]), self.form).to(self.dtype)
+        largest = self.largest.view(torch.float32).repeat_interleave(SCALES_IN_A_GROUP)[: len(self.scales)]
+        scales = largest * 2.0 ** (-self.scales.float() / _STEPS)
+        levels = _TABLE.to(self.number.device)[self.number.long()]
+        shape = torch.Size([self.out_features, self.in_features])
+        return dequantize(places, scales, shape, levels).to(self.dtype)
 
     @property
     def weight(self):
@@ -122,7 +127,13 @@ class Linear4bit(nn.Linear):
 
     def extra_repr(self):
         """What it is, for printing."""
-        return f"{super().extra_repr()}, form={self.form!r}, block={self.block}"
+        form, block = list(LEVELS)[self.number], 2 * self.packed.shape[1]
+        return f"{super().extra_repr()}, form={form!r}, block={block}"
+
+    def _apply(self, fn, recurse=True):
+        """Where the model goes to another precision, so does the weight that is made of the bits."""
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return super()._apply(fn, recurse)
 
 
 class _Product(torch.autograd.Function):
@@ -130,12 +141,12 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, layer):
-        ctx.layer = layer
+        ctx.layer, ctx.dtype = layer, x.dtype
         return x @ layer.dense_weight().T
 
     @staticmethod
-    def backward(ctx, gradient):
-        return gradient @ ctx.layer.dense_weight(), None
+    def backward(ctx, gradient):  # under autocast in another precision than x
+        return (gradient @ ctx.layer.dense_weight().to(gradient.dtype)).to(ctx.dtype), None
 
 
 def quantize_linear_layers(model, targets=None, exclude=(), form="nf4", block=64):
@@ -143,15 +154,23 @@ def quantize_linear_layers(model, targets=None, exclude=(), form="nf4", block=64
 
     ``targets`` and ``exclude`` are as in ``replace_linear_with_lora``. What they held in full precision is gone.
     """
+    if isinstance(model, nn.Linear):
+        raise ValueError("the model is itself a linear layer; Linear4bit(model) packs it")
     if adapted := adapted_layers(model):
         raise ValueError(
             f"this model has LoRA in {listed(adapted)}; take it out with remove_lora(model), or put it in afterwards"
         )
     names = select_layers(model, targets, exclude)
-    packed = {}
+    packed, known = {}, owners(model)
     for name in names:
+        layer = model.get_submodule(name)
+        if len(places := known.get(id(layer.weight), [])) > 1:
+            raise ValueError(
+                f"{name}: its weight is one tensor in several places, {listed(places)} (a tied weight), and packing "
+                f"would take it apart. Leave the layer out with exclude=[{name!r}]"
+            )
         try:
-            packed[name] = Linear4bit(model.get_submodule(name), form, block)
+            packed[name] = Linear4bit(layer, form, block)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     for name, layer in packed.items():
@@ -164,7 +183,7 @@ def dequantize_linear_layers(model):
 
     Returns their names. LoRA beside them stays, and can be merged from then on.
     """
-    names = [name for name, layer in linear_layers(model).items() if isinstance(layer, Linear4bit)]
+    names = [name for name, layer in linear_layers(model).items() if name and isinstance(layer, Linear4bit)]
     if not names:
         raise ValueError("this model has no layer of four bits")
     adapted = adapted_layers(model)

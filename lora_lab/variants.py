@@ -20,9 +20,7 @@ class LinearWithDoRA(LinearWithLoRA):
 
     def __init__(self, linear, *settings, **named):
         super().__init__(linear, *settings, **named)
-        # How long the rows of W are. Not part of the state dict: W says it.
-        self.register_buffer("lengths", self._direction().norm(dim=1).to(self.lora.A.dtype), persistent=False)
-        self.magnitude = nn.Parameter(self.lengths.clone())
+        self.magnitude = nn.Parameter(_lengths(self._direction()).to(self.lora.A.dtype))
 
     def adapter(self):
         return super().adapter() | {"magnitude": self.magnitude}
@@ -44,8 +42,11 @@ class LinearWithDoRA(LinearWithLoRA):
 
     def _stretch(self, direction):
         """By how much each row is longer than the direction's: (out_features,). The strength dial acts on it, too."""
-        magnitude = torch.lerp(self.lengths, self.magnitude, self.lora.strength)
-        return magnitude / direction.norm(dim=1).to(magnitude.dtype)
+        magnitude, strength = self.magnitude, self.lora.strength
+        if strength != 1:
+            own = _lengths(weight_of(self.linear).detach().to(direction.dtype))
+            magnitude = torch.lerp(own.to(magnitude.dtype), magnitude, strength)
+        return magnitude / _lengths(direction).to(magnitude.dtype)
 
 
 class LinearWithPiSSA(LinearWithLoRA):
@@ -60,6 +61,8 @@ class LinearWithPiSSA(LinearWithLoRA):
     def __init__(self, linear, *settings, **named):
         super().__init__(linear, *settings, **named)
         lora, weight = self.lora, weight_of(linear).detach()
+        if not weight.isfinite().all():
+            raise ValueError("the weight contains NaN or infinity, so it has no largest parts to start from")
         U, S, Vh = torch.linalg.svd(weight.float().T, full_matrices=False)  # of (in, out), as A B is
         root = (S[: lora.rank] / lora.scale).sqrt()
         self.start = LoRALayer(*weight.T.shape, lora.rank, lora.alpha, lora.scaling).to(lora.A)
@@ -87,22 +90,30 @@ class LinearWithPiSSA(LinearWithLoRA):
         lora, start = self.lora, self.start
         rank = 2 * lora.rank
         alpha = rank * SCALINGS[lora.scaling](lora.alpha, lora.rank)
-        plain = LinearWithLoRA(self.linear, rank, alpha, dropout=lora.dropout, dtype=lora.A.dtype)
-        plain.lora.strength = lora.strength
-        with torch.no_grad():
-            plain.lora.A.copy_(torch.cat([lora.A, start.A], dim=1))
-            plain.lora.B.copy_(torch.cat([lora.B, -start.B]))
+        nothing = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")  # this layer is not touched
+        plain = LinearWithLoRA(nothing, rank, alpha, dropout=lora.dropout)
+        plain.linear, plain.lora.strength = self.linear, lora.strength
+        plain.lora.A = nn.Parameter(torch.cat([lora.A, start.A], dim=1).detach())
+        plain.lora.B = nn.Parameter(torch.cat([lora.B, -start.B]).detach())
         return plain
 
 
 class LinearWithLoRAFA(LinearWithLoRA):
-    """Another step: A stays as it was drawn, and only B learns. So x, which A's gradient wants, need not be kept."""
+    """Another step: A stays as it was drawn, and only B learns. So x, which A's gradient wants, need not be kept.
+
+    A file of it is a file of plain LoRA: loaded again, A learns as well.
+    """
 
     fixed = ("A",)
 
     def __init__(self, linear, *settings, **named):
         super().__init__(linear, *settings, **named)
         self.lora.A.requires_grad_(False)
+
+
+def _lengths(weight):
+    """How long the rows of a weight (out_features, in_features) are, to divide by: a row of zeros counts as tiny."""
+    return weight.contiguous().norm(dim=1).clamp(min=1e-30)
 
 
 def _product(lora):
@@ -117,6 +128,7 @@ def lora_plus(model, ratio=16):
     faster = {id(layer.lora.B) for layer in lora_layers(model).values()}
 
     def adam(parameters, lr):
+        parameters = list(parameters)
         groups = [
             {"params": [p for p in parameters if id(p) not in faster], "lr": lr},
             {"params": [p for p in parameters if id(p) in faster], "lr": lr * ratio},

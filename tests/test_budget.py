@@ -75,3 +75,8 @@ def test_and_on_transformers_llama_within_a_hundredth(keys):
     measured = memory_ledger(model, X, X, loss=lambda output, y: default_loss(output.logits, y))
     by_formula = step_memory(Shape(64, 2, 4, 172, 96, keys=keys), 4, 2, 32, weight_bits=32, other_bits=32)
     assert measured == pytest.approx(by_formula, rel=0.01)
+
+
+def test_bits_are_a_positive_number():
+    with pytest.raises(ValueError, match="weight_bits=-4 is not a positive number; try 16"):
+        step_memory(TINY_GPT, 8, 1, 8, weight_bits=-4)

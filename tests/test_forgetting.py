@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lora_lab import evaluate, lora_layers
+from lora_lab import LinearWithLoRA, evaluate, load_adapter, lora_layers
+from lora_lab.four_bits import Linear4bit, quantize_linear_layers
 from lora_lab.material import TinyGPT, forgetting
 from lora_lab.material.forgetting import (
     distance,
@@ -16,7 +17,7 @@ from lora_lab.material.forgetting import (
     yardsticks,
 )
 from lora_lab.material.models import encode
-from lora_lab.material.plans import PARTS, contender, trainings
+from lora_lab.material.plans import KINDS, PARTS, contender, trainings
 from lora_lab.material.texts import held_out, split_by_file, unicode_names
 
 SMALL = {"width": 16, "depth": 1, "heads": 2, "context": 128}
@@ -133,3 +134,50 @@ def test_a_part_that_was_interrupted_goes_on_where_it_stopped(small, tmp_path, m
 def test_a_part_that_does_not_exist_is_refused_by_name():
     with pytest.raises(ValueError, match="no part 'dreams'"):
         trainings("dreams")
+
+
+def test_the_kept_variants_are_the_best_of_their_record():
+    tests = yardsticks()
+    for part, kinds in forgetting.KEPT.items():
+        for kind in kinds:
+            ends = [r for r in record(part) if (r["method"], r["steps"], r["strength"]) == (kind, 300, 1)]
+            rates = {row["rate"] for row in ends}
+            best = min(rates, key=lambda rate: sum(row["choice"] for row in ends if row["rate"] == rate))
+            (written,) = (row for row in ends if row["rate"] == best and row["seed"] == 0)
+            model = TinyGPT.pretrained()
+            if KINDS[kind].four_bits:
+                quantize_linear_layers(model, exclude="head")
+            load_adapter(model, forgetting.FORGETTING / kind)
+            for text in ("names", "prose"):
+                assert measure(model, *tests[text])[0] == pytest.approx(written[text], abs=0.01), (kind, text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_the_race_is_trained_as_itself(small, kind):
+    rank = None if kind == "full" else 2
+    *_, (steps, model) = train("abcd" * 20, rank, 0.01, pieces=32, batch=16, length=16, kind=kind)
+    assert steps == 2
+    settings, layers = KINDS[kind].settings, [] if kind == "full" else list(lora_layers(model).values())
+    assert all(type(layer) is settings.get("layer", LinearWithLoRA) for layer in layers)
+    assert all(layer.lora.scaling == settings.get("scaling", "alpha/r") for layer in layers)
+    assert all(isinstance(layer.linear, Linear4bit) == KINDS[kind].four_bits for layer in layers)
+    fits = [torch.equal(p, p.bfloat16().float()) for layer in layers for p in layer.adapter().values()]
+    assert all(fits) == (kind in ("full", "coarse LoRA"))
+
+
+def test_lora_plus_in_the_race_moves_b_sixteen_times_as_fast(small):
+    """The first step of Adam is as long as the rate."""
+    far = {}
+    for kind in ("LoRA", "LoRA+"):
+        *_, (_, model) = train("abcd" * 20, 2, 0.001, pieces=16, batch=16, length=16, kind=kind)
+        far[kind] = max(layer.lora.B.abs().max().item() for layer in lora_layers(model).values())
+    assert far["LoRA"] == pytest.approx(0.001, rel=0.01) and far["LoRA+"] == pytest.approx(0.016, rel=0.01)
+
+
+def test_the_race_has_lora_and_full_fine_tuning_by_their_names():
+    rows = forgetting.race()
+    assert {"LoRA", "full", "rsLoRA", "LoRA+", "LoRA-FA", "PiSSA", "DoRA"} <= {row["method"] for row in rows}
+    ends = [row for row in rows if row["steps"] == 300 and row["strength"] == 1]
+    for method in ("LoRA", "full"):
+        assert {0.001, 0.003, 0.01} <= {row["rate"] for row in ends if row["method"] == method}
+    assert len({(row["method"], row["rate"], row["seed"]) for row in ends}) == len(ends)

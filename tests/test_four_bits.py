@@ -57,7 +57,7 @@ def test_every_number_goes_to_the_level_nearest_to_it(form, block):
     nearest = (numbers[..., None] - levels_of(form)).abs().amin(-1)
     chosen = (numbers - levels_of(form)[places]).abs()
     torch.testing.assert_close(chosen, nearest)
-    assert torch.equal(dequantize(places, scales, weight.shape, form), rounded(weight, form, block))
+    assert torch.equal(dequantize(places, scales, weight.shape, levels_of(form)), rounded(weight, form, block))
 
 
 def test_a_blocks_largest_number_comes_back_and_zero_stays_zero():
@@ -231,3 +231,82 @@ def test_what_comes_back_is_what_bitsandbytes_gives_back():
     weight = torch.randn(128, 128)
     back = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
     torch.testing.assert_close(back, rounded(weight), rtol=0, atol=1e-5)
+
+
+def test_scales_of_all_sizes_keep_their_sign_and_their_size():
+    """One block far larger than the others, and some far smaller, in one group."""
+    weight = 0.02 * torch.randn(256, 64)
+    weight[:128] *= 0.1
+    weight[0, 0] = 10.0
+    plain = nn.Linear(64, 256, bias=False)
+    with torch.no_grad():
+        plain.weight.copy_(weight)
+    layer = Linear4bit(plain)
+    error = (layer.weight - weight)[1:].norm(dim=1) / weight[1:].norm(dim=1)
+    assert error.max() < 0.2
+    torch.testing.assert_close(layer.weight[0, 0], torch.tensor(10.0))
+
+
+def test_a_block_of_zeros_stays_zero():
+    plain = nn.Linear(64, 4, bias=False)
+    with torch.no_grad():
+        plain.weight[1:3] = 0
+    assert not Linear4bit(plain).weight[1:3].any()
+    with torch.no_grad():
+        plain.weight.zero_()
+    assert not Linear4bit(plain).weight.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_packed_model_goes_to_another_precision_whole(net, x, dtype):
+    quantize_linear_layers(net)
+    before, weight = net(x), net.fc1.weight
+    net.to(dtype)
+    assert net.fc1.weight.dtype == dtype
+    assert torch.equal(net.fc1.weight, weight.to(dtype))
+    torch.testing.assert_close(net(x.to(dtype)).float(), before, rtol=0.05, atol=0.02)
+
+
+def test_it_trains_under_autocast(net, x):
+    quantize_linear_layers(net)
+    replace_linear_with_lora(net, 3)
+    speak(net)
+    x.requires_grad_(True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = net(x).float().square().mean()
+    loss.backward()
+    assert x.grad.dtype == torch.float32 and net.fc1.lora.A.grad.any()
+
+
+@pytest.mark.parametrize(("one", "other"), [("int4", "nf4"), ("nf4", "int4"), ("fp4", "nf4")])
+def test_a_state_brings_its_format_with_it(one, other):
+    layer, another = Linear4bit(nn.Linear(64, 32), one), Linear4bit(nn.Linear(64, 32), other)
+    another.load_state_dict(layer.state_dict())
+    assert torch.equal(another.weight, layer.weight) and repr(another) == repr(layer)
+
+
+def test_a_tied_weight_and_a_lone_layer_are_refused_by_name():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(10, 8)
+            self.up, self.head = nn.Linear(8, 8), nn.Linear(8, 10, bias=False)
+            self.head.weight = self.embedding.weight
+
+    model = Tied()
+    with pytest.raises(
+        ValueError, match=r"head: its weight is one tensor in several places, embedding.weight, head.wei"
+    ):
+        quantize_linear_layers(model)
+    assert type(model.up) is nn.Linear
+    assert quantize_linear_layers(model, exclude="head") == ["up"]
+    with pytest.raises(ValueError, match=r"Linear4bit\(model\) packs it"):
+        quantize_linear_layers(nn.Linear(8, 8))
+
+
+def test_the_packed_layers_bias_is_its_own():
+    plain = nn.Linear(64, 32)
+    layer = Linear4bit(plain)
+    with torch.no_grad():
+        plain.bias.add_(1)
+    assert not torch.equal(layer.bias, plain.bias) and not layer.bias.requires_grad and plain.bias.requires_grad

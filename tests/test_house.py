@@ -86,6 +86,8 @@ def test_the_examples_in_docstrings_give_what_they_say(room):
 TENSORS = [
     *("LoRALayer", "LoRALayer.delta", "LoRALayer.forward", "LoRALayer.seen", "weight_of"),
     *("LinearWithLoRA", "LinearWithLoRA.forward", "LinearWithLoRA.adapted", "LinearWithLoRA.adapted_weight"),
+    *("LinearWithLoRA.total_weight", "LinearWithDoRA.adapted", "LinearWithPiSSA.adapted", "round_to_bfloat16"),
+    *("nf4_levels", "quantize", "dequantize", "Linear4bit", "Linear4bit.dense_weight", "Linear4bit.forward"),
     *("wrap_layers", "lora_state", "load_lora_state", "save_adapter"),
     *("spectrum", "low_rank_approximation", "subspace_similarity", "amplification_factor"),
     *("create_toy_dataset", "create_planted_task", "PlantedTask", "Split", "digits"),

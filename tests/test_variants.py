@@ -339,3 +339,62 @@ def test_under_adam_scale_start_and_ratio_are_two_knobs(scale, start, ratio):
     turned_knobs = losses(scale, start, ratio, 0.01 / (scale * ratio) ** 0.5)
     torch.testing.assert_close(torch.tensor(turned_knobs), torch.tensor(plain), rtol=1e-3, atol=1e-4)
     assert plain[-1] < 0.9 * plain[0]
+
+
+@pytest.mark.parametrize("layer", [LinearWithLoRA, *CLASSES])
+def test_saving_leaves_a_model_as_it_is_and_keeps_trained_biases(net, x, layer, tmp_path):
+    base = copy.deepcopy(net)
+    replace_linear_with_lora(net, 3, layer=layer)
+    biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
+    for bias in biases:
+        bias.requires_grad_(True)
+    train_model(net, x, torch.randn(5, 6), epochs=20)
+    random = torch.get_rng_state()
+    save_adapter(net, tmp_path)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(bias.requires_grad for bias in biases)
+    load_adapter(base, tmp_path)
+    same(base(x), net(x))
+
+
+def test_a_layer_that_cant_be_made_leaves_the_model_as_it_was(net):
+    class Picky(LinearWithLoRA):
+        def __init__(self, linear, rank):
+            super().__init__(linear, rank)
+
+    with torch.no_grad():
+        net.fc2.weight[0, 0] = float("nan")
+    before = list(net.children())
+    with pytest.raises(ValueError, match="fc2: the weight contains NaN or infinity"):
+        replace_linear_with_lora(net, 2, layer=LinearWithPiSSA)
+    with pytest.raises(TypeError, match="alpha"):
+        replace_linear_with_lora(net, 2, layer=Picky)
+    assert all(now is then for now, then in zip(net.children(), before, strict=True))
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_a_row_of_zeros_stays_a_row_of_zeros_under_dora(net, x):
+    with torch.no_grad():
+        net.fc1.weight[3] = 0
+    base = copy.deepcopy(net)
+    replace_linear_with_lora(net, 2, layer=LinearWithDoRA)
+    assert torch.equal(net(x), base(x))
+    train_model(net, x, torch.randn(5, 6), epochs=5)
+    assert net(x).isfinite().all() and net.fc1.total_weight().isfinite().all()
+
+
+def test_at_strength_0_dora_is_whatever_w_it_has_now(net, x):
+    replace_linear_with_lora(net, 2, layer=LinearWithDoRA)
+    speak(net)
+    with torch.no_grad():
+        net.fc1.linear.weight.mul_(2)
+    set_strength(net, 0)
+    with lora_disabled(net):
+        expected = net(x)
+    assert torch.equal(net(x), expected)
+
+
+def test_lora_plus_takes_parameters_one_by_one(net):
+    replace_linear_with_lora(net, 2)
+    adam = lora_plus(net)((p for p in net.parameters() if p.requires_grad), lr=0.01)
+    assert [len(group["params"]) for group in adam.param_groups] == [3, 3]

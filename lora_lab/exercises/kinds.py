@@ -143,7 +143,11 @@ class Choice(Exercise):
         letter, number = _pair(answer)
         if is_stub(letter):
             return Card("…", "Not attempted yet", f"Replace the ... with {wanted}.", choices=listed)
-        if letter not in self.choices or (number is not None and number not in self.reasons):
+        if (
+            not isinstance(letter, str)
+            or letter not in self.choices
+            or (number is not None and number not in self.reasons)
+        ):
             return Card("✗", "Not yet", f"Answer with {wanted}.", choices=listed)
         right, _ = _pair(self.reference)
         for wrong, sentence in self.misconceptions:
@@ -156,7 +160,8 @@ class Choice(Exercise):
 
 def _pair(answer):
     """A letter, and a number or None."""
-    letter, number = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    letter, number = answer if isinstance(answer, tuple | list) and len(answer) == 2 else (answer, None)
+    number = int(number) if isinstance(number, str) and number.strip().isdigit() else number
     return letter.strip().lower() if isinstance(letter, str) else letter, number
 
 

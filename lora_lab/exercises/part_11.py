@@ -109,13 +109,24 @@ def _two_vectors_learn(kind):
     layer, _ = _vera(kind)
     learning = {name: tuple(parameter.shape) for name, parameter in _learning(layer).items()}
     require(learning, "Nothing in it learns. d and b are to be nn.Parameter, each in an attribute of self.")
-    matrices = [name for name, shape in learning.items() if len(shape) > 1]
+    matrices = [name for name, shape in learning.items() if len(shape) > 1 and min(shape) > 1]
     require(not matrices, f"{', '.join(matrices)} learns as well. A and B stay as they were drawn; d and b learn.")
     require(
         sorted(learning.values()) == [(3,), (6,)],
         f"d has rank numbers and b out_features, here (3,) and (6,); what learns has {', '.join(map(str, learning.values()))}.",
     )
     require(layer.lora.B.any(), "B is still zero, and since it does not learn the update would stay nothing. Draw it.")
+    for half in "AB":
+        drawn = getattr(layer.lora, half)
+        require(
+            drawn.unique().numel() > drawn.numel() / 2, f"{half} is not drawn at random: its numbers are much the same."
+        )
+    wide = kind(nn.Linear(10, 5), 2)
+    shapes = sorted(tuple(parameter.shape) for parameter in _learning(wide).values())
+    require(
+        shapes == [(2,), (5,)],
+        f"Around a layer 10 → 5, at rank 2, what learns has the shapes {shapes}: d is (2,), b is (5,).",
+    )
 
 
 def _begins_as_pretrained(kind):
@@ -125,8 +136,16 @@ def _begins_as_pretrained(kind):
         off = (layer(x) - linear(x)).abs().max().item()
     require(off < 1e-6, f"It must start as the pretrained layer, and is off by {off:.2g}: which of d and b is zero?")
     layer(x).square().sum().backward()
-    _d, b = _vectors(layer)
+    d, b = _vectors(layer)
     require(b.grad is not None and b.grad.any(), "b gets no gradient at the start: d must not be zero, too.")
+    require(torch.allclose(d, torch.tensor(0.1)), f"d starts at {d[0].item():.2g}; asked for is 0.1 in all places.")
+    with torch.no_grad():
+        b.fill_(1.0)
+    layer.enabled = False
+    require(
+        torch.equal(layer(x), linear(x)),
+        "Switched off (enabled = False) it still adds something: override adapted, not forward.",
+    )
 
 
 def _vectors(layer):
@@ -137,12 +156,12 @@ def _vectors(layer):
 
 def _computes_vera(kind):
     layer, linear = _vera(kind)
-    x = torch.randn(5, 8)
+    x = torch.randn(2, 5, 8)
     d, b = _vectors(layer)
     with torch.no_grad():
         d.copy_(torch.tensor([0.5, -1.0, 2.0]))
         b.copy_(torch.randn(6))
-        expected = linear(x) + layer.lora.scale * ((x @ layer.lora.A * d) @ layer.lora.B * b)
+        expected = linear(x) + ((x @ layer.lora.A * d) @ layer.lora.B * b)
         given = layer(x)
     require(given.shape == expected.shape, f"The output has shape {tuple(given.shape)}, not {tuple(expected.shape)}.")
     update, theirs = expected - linear(x), given - linear(x)
@@ -237,6 +256,29 @@ class _Twice(LinearWithVeRA):
         return self.linear(x) + 2 * (x @ self.lora.A * self.d @ self.lora.B * self.b)
 
 
+class _AllOnes(LinearWithVeRA):
+    def __init__(self, linear, rank):
+        super().__init__(linear, rank)
+        nn.init.ones_(self.lora.B)
+
+
+class _DOne(LinearWithVeRA):
+    def __init__(self, linear, rank):
+        super().__init__(linear, rank)
+        nn.init.ones_(self.d)
+
+
+class _ForRankThree(LinearWithVeRA):
+    def __init__(self, linear, rank):
+        super().__init__(linear, rank)
+        self.b = nn.Parameter(torch.zeros(2 * rank))
+
+
+class _Forward(LinearWithVeRA):
+    def forward(self, x):
+        return self.adapted(x)
+
+
 class _WithoutD(LinearWithVeRA):
     def adapted(self, x):
         return self.linear(x) + x @ self.lora.A @ self.lora.B * self.b
@@ -266,9 +308,13 @@ LinearWithVeRA = Task(
         (_Added, "With other d and b it is not x A, times d, times B, times b."),
         (_ScalesW, "With other d and b it is not x A, times d, times B, times b."),
         (_Twice, "The update counts 2 times."),
+        (_AllOnes, "B is not drawn at random: its numbers are much the same."),
+        (_DOne, "d starts at 1; asked for is 0.1 in all places."),
+        (_ForRankThree, "Around a layer 10 → 5, at rank 2, what learns has the shapes [(2,), (4,)]"),
+        (_Forward, "Switched off (enabled = False) it still adds something"),
         (_WithoutD, "With other d and b it is not x A, times d, times B, times b."),
     ],
-    praise="That is VeRA, but for one thing: there all layers of a size share one A and one B, which a seed can draw again.",
+    praise="That is VeRA, but for one thing: there all layers of a size share one A and one B, which a seed can draw again. (To be merged and saved, ours would need a total_weight and an adapter of its own.)",
 )
 
 which_table = Choice(

@@ -1,8 +1,11 @@
 """The exercises of notebook 12."""
 
+from numbers import Real
+
 import torch
 
 from ..budget import FOUR_BITS, LLAMA, step_memory
+from ..checks import whole_number
 from .engine import Exercise
 from .guesses import Guess
 from .kinds import Task, require
@@ -76,9 +79,12 @@ def unpack(packed):
 
 def _packs(pack, unpack):
     places = torch.tensor([0, 15, 7, 1, 15, 15, 3, 8], dtype=torch.uint8)
-    kept = pack(places.clone())
+    given = places.clone()
+    kept = pack(given)
+    require(torch.equal(given, places), "pack has changed the places that it was given. Make a new tensor.")
     require(isinstance(kept, torch.Tensor), f"pack returns something of type {type(kept).__name__}, not a tensor.")
     require(kept.dtype == torch.uint8, f"pack returns numbers of type {kept.dtype}; a byte is torch.uint8.")
+    require(kept.dim() == 1, f"pack returns the shape {tuple(kept.shape)}. One dimension: (n / 2,).")
     require(
         kept.numel() == 4,
         f"Of 8 places pack makes {kept.numel()} bytes. Two places share a byte: 4 are asked for.",
@@ -87,7 +93,9 @@ def _packs(pack, unpack):
 
 def _comes_back(pack, unpack):
     for places in (torch.arange(16, dtype=torch.uint8), torch.randint(16, (200,)).to(torch.uint8)):
-        back = unpack(pack(places.clone()))
+        kept = pack(places.clone())
+        pack(torch.zeros(2, dtype=torch.uint8))  # whatever it keeps elsewhere is gone now
+        back = unpack(kept)
         require(
             isinstance(back, torch.Tensor), f"unpack returns something of type {type(back).__name__}, not a tensor."
         )
@@ -97,6 +105,7 @@ def _comes_back(pack, unpack):
         )
         if sorted(back.tolist()) == sorted(places.tolist()) and not torch.equal(back.long(), places.long()):
             require(False, "The places come back in another order: which of the two is the high half of the byte?")
+        require(not back.is_floating_point(), f"unpack gives numbers of type {back.dtype}: divide with //, not with /.")
         wrong = (back.long() != places.long()).nonzero().flatten().tolist()
         if wrong:
             was, now = places[wrong[0]].item(), back[wrong[0]].item()
@@ -154,6 +163,15 @@ pack_and_unpack = Task(
         ((pack, lambda packed: torch.stack([packed // 16, packed % 16], dim=1)), "From 16 places come back (8, 2)."),
         ((pack, lambda packed: packed // 16), "From 16 places come back (8,)."),
         ((pack, lambda packed: packed.tolist()), "unpack returns something of type list, not a tensor."),
+        (
+            (pack, lambda packed: torch.stack([packed / 16, packed % 16], dim=1).flatten()),
+            "unpack gives numbers of type torch.float32: divide with //, not with /.",
+        ),
+        ((lambda places: pack(places).view(-1, 1), unpack), "pack returns the shape (4, 1). One dimension: (n / 2,)."),
+        (
+            (lambda places: places[0::2].mul_(16) + places[1::2], unpack),
+            "pack has changed the places that it was given. Make a new tensor.",
+        ),
         ((lambda places: places.tolist(), unpack), "pack returns something of type list, not a tensor."),
     ],
     praise="That is all that packing is. The rest of a four-bit layer is a table of sixteen numbers and a scale.",
@@ -172,13 +190,15 @@ def _is_a_plan(given):
     lacking, strange = sorted(ASKED - set(given)), sorted(set(given) - ASKED)
     require(not lacking, f"The plan does not say {', '.join(lacking)}.")
     require(not strange, f"The plan has {', '.join(strange)}, which is not asked for.")
-    require(isinstance(given["checkpointing"], bool), "checkpointing is True or False.")
+    require(str(given["checkpointing"]) in ("True", "False"), "checkpointing is True or False.")
     for name in ("rank", "pieces", "length"):
-        value = given[name]
-        require(isinstance(value, int) and value >= 1, f"{name} is a whole number from 1 up, not {value!r}.")
+        try:
+            whole_number(name, given[name])
+        except ValueError as error:
+            require(False, f"{error}.")
     bits = given["weight_bits"]
     require(
-        any(abs(bits - kind) < 0.01 for kind in (FOUR_BITS, 8, 16, 32)),
+        isinstance(bits, Real) and any(abs(bits - kind) < 0.01 for kind in (FOUR_BITS, 8, 16, 32)),
         f"There is no format of {bits!r} bits here: 32, 16, 8, or FOUR_BITS = {FOUR_BITS:.3f}, scales included.",
     )
 
@@ -195,6 +215,12 @@ def _learns_enough(given):
 
 def _fits(given):
     parts = {part: size / 2**30 for part, size in step_memory(LLAMA["13B"], **given).items()}
+    lora = parts["gradients"]
+    parts = {
+        "base": parts["weights"] - lora,
+        "adapter with all that it needs": 4 * lora,
+        "activations": parts["activations"],
+    }
     said = ", ".join(f"{part} {size:.1f}" for part, size in parts.items())
     together, largest = sum(parts.values()), max(parts, key=parts.get)
     require(together <= 22, f"Too much is taken by the {largest}: together {together:.1f} GiB ({said}).")
@@ -220,16 +246,17 @@ plan = Task(
         '{"weight_bits": FOUR_BITS, "rank": 16, "pieces": 4, "length": 1024, "checkpointing": True}',
     ],
     misconceptions=[
-        (_plan(weight_bits=16), "Too much is taken by the weights:"),
-        (_plan(weight_bits=32), "Too much is taken by the weights:"),
+        (_plan(weight_bits=16), "Too much is taken by the base:"),
+        (_plan(weight_bits=32), "Too much is taken by the base:"),
         (_plan(checkpointing=False), "Too much is taken by the activations:"),
         (_plan(rank=4), "Rank 4 is less than the 16 that are asked for."),
         (_plan(pieces=1), "1 pieces of 1024 are 1,024 tokens a step; asked for are 4,096."),
         (_plan(pieces=32, length=128), "Pieces of 128 tokens are too short: 1,024 at least."),
         (_plan(weight_bits=4), "There is no format of 4 bits here"),
         (_plan(weight_bits=0.5), "There is no format of 0.5 bits here"),
-        (_plan(pieces=4.0), "pieces is a whole number from 1 up, not 4.0."),
-        (_plan(pieces=16, length=2048, rank=1024), "Too much is taken by the"),
+        (_plan(pieces=4.0), "pieces=4.0 is not a whole number from 1 up."),
+        (_plan(rank=1024), "Too much is taken by the adapter with all that it needs:"),
+        (_plan(weight_bits="nf4"), "There is no format of 'nf4' bits here"),
         (lambda: {"weight_bits": FOUR_BITS, "rank": 16}, "The plan does not say checkpointing, length, pieces."),
         (lambda: (FOUR_BITS, 16, 4, 1024, True), "Return a dictionary; this is of type tuple."),
         (_plan(lr=0.0003), "The plan has lr, which is not asked for."),

@@ -1,7 +1,8 @@
 """How the trainings of notebooks 10 to 12 were made: ``python -m lora_lab.material.forgetting``, hours; or a part.
 
 TinyGPT learns Unicode's names, and what it has learned and what it has forgotten is written down as soon as a training
-ends: an interrupted part goes on where it stopped. Of the part ``rates``, the models of seed 0 are kept as well.
+ends: an interrupted part goes on where it stopped. Of the part ``rates``, the models of seed 0 are kept as well, of
+``family`` and ``bits`` the best.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from .plans import KINDS, PARTS, contender, trainings
 from .texts import held_out, python_prose, split_by_file, tales, unicode_names
 
 FORGETTING = WEIGHTS / "forgetting"
+KEPT = {"family": ("rsLoRA", "LoRA+", "LoRA-FA", "PiSSA", "DoRA"), "bits": ("QLoRA",)}  # of these the best models
 STRENGTHS = (0.25, 0.5, 0.75)
 _FINE = 2.0**10  # a change of weights, times this, is in the middle of what eight bits can hold
 
@@ -176,6 +178,9 @@ def make(part):
         done[name] = points
         in_order = {name: done[name] for name in plan if name in done}
         (FORGETTING / f"{part}.json").write_text(json.dumps(in_order, indent=1))
+    for kind in KEPT.get(part, ()):
+        if not (FORGETTING / kind).exists():
+            _keep_the_best(part, kind, text)
 
 
 def _written(part):
@@ -218,6 +223,17 @@ def _moved(base, change):
 def _place(rank, rate):
     """Where a model of seed 0 is kept: an adapter's folder, or the file of full fine-tuning's change."""
     return FORGETTING / f"{contender(rank)}-{rate}{'' if rank else '.safetensors'}"
+
+
+def _keep_the_best(part, kind, text):
+    """Ship a kind of LoRA, trained at the rate that is best by names of the choice; of its seeds the first."""
+    losses = {}
+    for row in record(part):
+        if row["method"] == kind and row["steps"] == 300 and row["strength"] == 1:
+            losses.setdefault(row["rate"], []).append(row["choice"])
+    best = min(losses, key=lambda rate: sum(losses[rate]))
+    *_, (_, model) = train(text, **trainings(part)[f"{kind} {best} seed 0"])
+    save_adapter(model.half(), FORGETTING / kind)
 
 
 def _keep(model, rank, rate):

@@ -63,7 +63,7 @@ KINDS = {
 }
 # All of the race train some 221,000 numbers of the same matrices: rank 16, and 32 for LoRA-FA, which trains B alone;
 # "half" is a control at its rank of 16. Where rates are missing, the part "rates" has them.
-_RACE = {"LoRA": (16, (0.0003, 0.03)), "full": (None, (0.003, 0.01))}
+_RACE = {"LoRA": (16, (0.0003, 0.002, 0.03)), "full": (None, (0.003, 0.01))}
 _RACE |= {"rsLoRA": (16, (0.0003, 0.001, 0.003, 0.01)), "LoRA+": (16, (0.0001, 0.0003, 0.001, 0.003, 0.01))}
 _RACE |= {"LoRA-FA": (32, (0.0003, 0.001, 0.003, 0.01, 0.03)), "LoRA-FA, half": (16, (0.001, 0.003, 0.01))}
 _RACE |= {"PiSSA": (16, (0.0001, 0.0003, 0.001, 0.003, 0.01)), "DoRA": (16, (0.0003, 0.001, 0.003, 0.01))}

@@ -10,11 +10,12 @@ from .figures import COLOURS, INKS, MARKERS, figure, headline, legend_beside, ma
 
 
 @styled
-def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, ylim=None, roles=None):
+def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, ylim=None, roles=None, broad=()):
     """Lines over one x: ``lines`` is ``{name: [y, …]}``, each as long as ``x``. Returns the figure.
 
     ``log`` holds "x", "y" or both. ``notes`` are dashed lines across, ``{"noise floor": 0.01}``. A line that stands for
-    W, A, B or ΔW has its colour: ``roles={"the change": "ΔW"}``.
+    W, A, B or ΔW has its colour: ``roles={"the change": "ΔW"}``. Those named in ``broad`` are pale bands, over which
+    another line is seen.
     """
     picture = figure(f"{title}. {ylabel} over {xlabel}: {_from_to(lines)}.")
     axes = picture.subplots()
@@ -22,6 +23,8 @@ def curves(x, lines, title, xlabel, ylabel, log=(), notes=None, markers=True, yl
         (line,) = axes.plot(x, ys, marker=marker if markers else None, markevery=max(1, len(x) // 12), label=name)
         if name in (roles or {}):
             line.set_color(INKS[roles[name]])
+        if name in broad:
+            line.set(linewidth=11, alpha=0.3, linestyle="-", marker="", zorder=1)
     for name, level in (notes or {}).items():
         mark_level(axes, name, level)
     if "x" in log:

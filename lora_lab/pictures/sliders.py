@@ -415,7 +415,8 @@ def race_explorer(trainings, base):
     (valley,) = chart.plot(rates, [base[0]] * len(rates), ".-", color=INKS["ΔW"], zorder=4)
     (place,) = chart.plot(rates[:1], base[:1], "o", color=INKS["ΔW"], markersize=15, zorder=4)
     chart.set(xscale="log", xlabel="learning rate", ylabel="loss on the new text", title="Each has a rate of its own")
-    chart.set_ylim(0.95 * min(xs), 1.02 * base[0])
+    lowest = min(new for new, _ in centres.values())
+    chart.set_ylim(lowest - 0.05, lowest + 0.6)  # what has diverged is far above
     chart.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
     for axis in (plane.xaxis, plane.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
@@ -445,27 +446,37 @@ def rounding_explorer(weight, blocks, corner=24):
     """A weight (m, n) before and after it is rounded to four bits, by format and size of block."""
     after = {(form, block): rounded(weight, form, block) for form in LEVELS for block in blocks}
     errors = {key: (100 * (back - weight).norm() / weight.norm()).item() for key, back in after.items()}
-    picture = figure("", height=3.7)
-    before, now, chart = picture.subplots(1, 3, width_ratios=[1, 1, 1.5])
+    picture = figure("", height=4.2)
+    grid = picture.add_gridspec(2, 3, width_ratios=[0.9, 1.4, 1.4])
+    before, now = (picture.add_subplot(grid[row, 0]) for row in (0, 1))
+    stairs, chart = (picture.add_subplot(grid[:, column]) for column in (1, 2))
     limit = weight[:corner, :corner].abs().max().item()
     draw_matrix(before, weight[:corner, :corner], "W", "32 bits", limit)
     cells = draw_matrix(now, weight[:corner, :corner], "W", None, limit)
     said = now.set_xlabel("x", color=INKS["W"], fontweight="bold")
+    some, order = weight.flatten()[:64].sort()
+    stairs.plot(some, "-", color="#222222", linewidth=2, label="32 bits")
+    (steps,) = stairs.plot(some, ".", color=INKS["ΔW"], markersize=7, label="4 bits")
+    stairs.set(xlabel="64 numbers, by size", title="One by one")
+    stairs.set_ylim(-1.3 * some.abs().max().item(), 1.3 * some.abs().max().item())
+    stairs.legend(loc="upper left")
     for marker, form in zip(MARKERS, LEVELS, strict=False):
         chart.plot(blocks, [errors[form, block] for block in blocks], marker=marker, label=form)
     (dot,) = chart.plot(blocks[:1], [0], "o", markersize=17, fillstyle="none", markeredgewidth=3, color=INKS["ΔW"])
     chart.set_xscale("log", base=2)
-    chart.xaxis.set_major_formatter("{x:g}")
+    chart.set_xticks(blocks[::2], labels=[f"{block:,}" for block in blocks[::2]])
     chart.set(xlabel="numbers in a block", ylabel="error, % of W", ylim=(0, 1.15 * max(errors.values())))
     chart.legend(loc="lower right")
     heading = chart.set_title("x")
 
     def update(form, block):
-        cells.set_data(after[form, block][:corner, :corner])
+        back = after[form, block]
+        cells.set_data(back[:corner, :corner])
         said.set_text(f"{4 + 32 / block:.2f} bits")
+        steps.set_ydata(back.flatten()[:64][order])
         dot.set_data([block], [errors[form, block]])
         heading.set_text(f"{errors[form, block]:.1f} % error")
-        return [cells, said, dot, heading]
+        return [cells, said, steps, dot, heading]
 
     def alt(form, block):
         bits, error = 4 + 32 / block, errors[form, block]
