@@ -1,8 +1,9 @@
 """lora_lab: the small package behind the course, LoRA as short as it can be said.
 
 ``layer`` is the idea, ``adapt`` puts it into a model and takes it out again, ``adapter_file`` keeps it on disk,
-``anatomy`` looks inside weights, ``checkup`` finds what is wrong with a model, ``training`` trains it. Three wings use
-them: ``material`` gives it something to do, ``pictures`` shows it, ``exercises`` ask for it.
+``variants`` change it, ``four_bits`` make its base smaller, ``anatomy`` looks inside weights, ``checkup`` finds what is
+wrong with a model, ``training`` trains it, ``budget`` says what that takes. Three wings use them: ``material`` gives it
+something to do, ``pictures`` shows it, ``exercises`` ask for it.
 """
 
 from .adapt import (

@@ -146,12 +146,23 @@ RIGHT_IN_ANOTHER_WAY = [
         lambda p, q: torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum") / p[..., 0].numel(),
     ),
     ("part_03.knowing_nothing", lambda y: y.var(dim=0, correction=0).mean().item()),
+    ("part_11.twin", lambda scale, ratio: torch.tensor(float(scale * ratio)).sqrt()),
+    ("part_12.bits_per_weight", lambda block, group: (group * (4 * block + 8) + 32) / (group * block)),
+    ("part_12.plan", lambda: {"weight_bits": 8, "rank": 16, "pieces": 4, "length": 1024, "checkpointing": True}),
 ]
 
 
 @pytest.mark.parametrize(("name", "answer"), RIGHT_IN_ANOTHER_WAY)
 def test_an_answer_that_is_right_in_another_way_is_correct(name, answer):
     assert EXERCISES[name].check(answer).sign == "✓"
+
+
+def test_two_places_may_share_a_byte_in_either_order():
+    packed = EXERCISES["part_12.pack_and_unpack"].check(
+        lambda places: (places[1::2] << 4) | places[::2],
+        lambda byte: torch.stack([byte & 15, byte >> 4], dim=-1).reshape(-1),
+    )
+    assert packed.sign == "✓"
 
 
 def writes(x):
