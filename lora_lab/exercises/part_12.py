@@ -223,7 +223,7 @@ def _fits(given):
     }
     said = ", ".join(f"{part} {size:.1f}" for part, size in parts.items())
     together, largest = sum(parts.values()), max(parts, key=parts.get)
-    require(together <= 22, f"Too much is taken by the {largest}: together {together:.1f} GiB ({said}).")
+    require(together <= 20, f"Too much is taken by the {largest}: together {together:.1f} GiB ({said}).")
     return f"{together:.1f} GiB: {said}."
 
 
@@ -238,7 +238,7 @@ plan = Task(
     stages={
         "a plan that says all five": _is_a_plan,
         "rank 16, pieces of 1,024 tokens, 4,096 tokens a step": _learns_enough,
-        "at most 22 GiB": _fits,
+        "at most 20 GiB": _fits,
     },
     hints=[
         "Print step_memory(LLAMA['13B'], …) in GiB for a first plan. Which of the four parts is too large?",
@@ -262,5 +262,5 @@ plan = Task(
         (_plan(lr=0.0003), "The plan has lr, which is not asked for."),
         (_plan(checkpointing="yes"), "checkpointing is True or False."),
     ],
-    praise="On a card of 24 GB that leaves two for the driver and for what a library copies on the way.",
+    praise="On a card of 24 GB that leaves room for the driver and for what a library copies on the way.",
 )
