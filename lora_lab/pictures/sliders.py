@@ -453,7 +453,8 @@ def rounding_explorer(weight, blocks, corner=24):
     limit = weight[:corner, :corner].abs().max().item()
     draw_matrix(before, weight[:corner, :corner], "W", "32 bits", limit)
     cells = draw_matrix(now, weight[:corner, :corner], "W", None, limit)
-    said = now.set_xlabel("x", color=INKS["W"], fontweight="bold")
+    below = {"ha": "center", "va": "top", "transform": now.transAxes, "color": INKS["W"], "fontweight": "bold"}
+    said = now.text(0.5, -0.03, "x", **below)
     some, order = weight.flatten()[:64].sort()
     stairs.plot(some, "-", color="#222222", linewidth=2, label="32 bits")
     (steps,) = stairs.plot(some, ".", color=INKS["ΔW"], markersize=7, label="4 bits")
