@@ -82,7 +82,6 @@ class PeftConfig:
                 "r": rank,
                 "lora_alpha": alpha,
                 "use_rslora": rslora,
-                "use_dora": with_magnitudes.pop(),
                 "rank_pattern": {_exactly(name): value for name, value in ranks.items() if value != rank},
                 "alpha_pattern": {_exactly(name): value for name, value in alphas.items() if value != alpha},
                 "target_modules": _targets(list(layers), linear_layers(model)),
@@ -91,6 +90,7 @@ class PeftConfig:
                 "lora_dropout": dropouts.pop(),
                 "inference_mode": True,
             }
+            | ({"use_dora": True} if with_magnitudes.pop() else {})
         )
 
     def check(self):
