@@ -398,3 +398,20 @@ def test_lora_plus_takes_parameters_one_by_one(net):
     replace_linear_with_lora(net, 2)
     adam = lora_plus(net)((p for p in net.parameters() if p.requires_grad), lr=0.01)
     assert [len(group["params"]) for group in adam.param_groups] == [3, 3]
+
+
+def test_of_pissa_a_and_b_learn_and_its_start_stays(net, x):
+    replace_linear_with_lora(net, 3, layer=LinearWithPiSSA)
+    start = copy.deepcopy(net.fc1.start.state_dict())
+    learning = {name.split(".")[1] for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert learning == {"lora"}
+    train_model(net, x, torch.randn(5, 6), epochs=5)
+    assert all(torch.equal(value, start[name]) for name, value in net.fc1.start.state_dict().items())
+
+
+@pytest.mark.parametrize("strength", [0.5, 1])
+def test_pissa_as_plain_lora_computes_the_same_at_each_strength(net, x, strength):
+    replace_linear_with_lora(net, 3, 5, layer=LinearWithPiSSA)
+    train_model(net, x, torch.randn(5, 6), epochs=5)
+    set_strength(net, strength)
+    same(net.fc1.as_lora()(x), net.fc1(x))
