@@ -13,8 +13,8 @@ from .find import (
     lora_layers,
     lora_parameters,
     nearest,
-    owners,
     plain_state,
+    refuse_tied,
     select_layers,
 )
 from .layer import LinearWithLoRA
@@ -56,7 +56,7 @@ def wrap_layers(model, settings, state=None, layer=LinearWithLoRA):
     ``state`` (as ``lora_state`` returns it) gives A (in, rank) and B (rank, out) to start from, and what else that kind
     of layer has. Adapters that the model had before are gone afterwards; on an error, nothing has changed.
     """
-    layers, shapes = linear_layers(model), {}
+    layers = linear_layers(model)
     for name, options in settings.items():
         if name not in layers:
             raise ValueError(f"{name!r} is no linear layer of this model; {nearest(name, layers)}")
@@ -65,13 +65,8 @@ def wrap_layers(model, settings, state=None, layer=LinearWithLoRA):
             check_settings(in_features, out_features, **options)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; or leave this layer out with exclude=[{name!r}]") from None
-        if state is not None:
-            alike = layer(torch.nn.Linear(in_features, out_features, device="meta"), **options)  # takes no memory
-            shapes |= {f"{name}.{own}": tuple(part.shape) for own, part in alike.adapter().items()}
-    _refuse_tied(model, layers, settings)
-    if state is not None:
-        _check_state(state, shapes)
-    wrapped = _wrapped(model, layers, settings, layer)
+    refuse_tied(model, {name: layers[name] for name in settings}, "LoRA would change one of them alone")
+    wrapped = _wrapped(model, layers, settings, state, layer)
     for name, module in adapted_layers(model).items():
         model.set_submodule(name, module.linear)
     model.requires_grad_(False)
@@ -207,31 +202,23 @@ def _refuse_adapted(model):
         )
 
 
-def _wrapped(model, layers, settings, kind):
-    """The named layers, each in a new wrapper; if one can't be made, the model's parameters learn as before."""
+def _wrapped(model, layers, settings, state, kind):
+    """The named layers, each in a new wrapper that the state fits; on an error the model learns what it did before."""
     learned, wrapped = [parameter for parameter in model.parameters() if parameter.requires_grad], {}
     try:
         for name, options in settings.items():
-            wrapped[name] = kind(layers[name], **options)
-    except Exception as error:
+            try:
+                wrapped[name] = kind(layers[name], **options)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        if state is not None:
+            parts = [(name, own, part) for name in wrapped for own, part in wrapped[name].adapter().items()]
+            _check_state(state, {f"{name}.{own}": tuple(part.shape) for name, own, part in parts})
+    except Exception:
         for parameter in learned:
             parameter.requires_grad_(True)
-        if isinstance(error, ValueError):
-            raise ValueError(f"{name}: {error}") from None
         raise
     return wrapped
-
-
-def _refuse_tied(model, layers, names):
-    """A weight that two modules share can't be adapted in one of them: merged, they would no longer be one."""
-    known = owners(model)
-    for name in names:
-        places = known.get(id(layers[name].weight), [])
-        if len(places) > 1:
-            raise ValueError(
-                f"{name}: its weight is one tensor in several places, {listed(places)} (a tied weight), "
-                f"and LoRA would change one of them alone. Leave the layer out with exclude=[{name!r}]"
-            )
 
 
 def _check_state(state, shapes):

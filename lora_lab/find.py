@@ -106,6 +106,18 @@ def owners(model):
     return names
 
 
+def refuse_tied(model, layers, harm):
+    """ValueError if several modules share the weight of one of the layers, {name: layer}: what ``harm`` it would do."""
+    known = owners(model)
+    for name, layer in layers.items():
+        places = known.get(id(layer._parameters.get("weight")), [])
+        if len(places) > 1:
+            raise ValueError(
+                f"{name}: its weight is one tensor in several places, {listed(places)} (a tied weight), "
+                f"and {harm}. Leave the layer out with exclude=[{name!r}]"
+            )
+
+
 def _each(patterns):
     return [patterns] if isinstance(patterns, (str, re.Pattern)) else patterns
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .checks import weight_of, whole_number
-from .find import adapted_layers, linear_layers, listed, owners, select_layers
+from .find import adapted_layers, linear_layers, listed, refuse_tied, select_layers
 
 SCALES_IN_A_GROUP = 256  # blocks whose scales are kept as parts of the largest among them
 _STEPS = 16  # a byte says by how many sixteenths of a halving a scale is below it: 2 % at most from what it was
@@ -161,14 +161,9 @@ def quantize_linear_layers(model, targets=None, exclude=(), form="nf4", block=64
             f"this model has LoRA in {listed(adapted)}; take it out with remove_lora(model), or put it in afterwards"
         )
     names = select_layers(model, targets, exclude)
-    packed, known = {}, owners(model)
-    for name in names:
-        layer = model.get_submodule(name)
-        if len(places := known.get(id(layer.weight), [])) > 1:
-            raise ValueError(
-                f"{name}: its weight is one tensor in several places, {listed(places)} (a tied weight), and packing "
-                f"would take it apart. Leave the layer out with exclude=[{name!r}]"
-            )
+    layers, packed = {name: model.get_submodule(name) for name in names}, {}
+    refuse_tied(model, layers, "packing would take it apart")
+    for name, layer in layers.items():
         try:
             packed[name] = Linear4bit(layer, form, block)
         except ValueError as error:

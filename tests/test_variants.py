@@ -29,6 +29,7 @@ from lora_lab import (
     train_model,
     unmerge_lora,
 )
+from lora_lab.adapt import wrap_layers
 from lora_lab.checks import weight_of
 from lora_lab.find import lora_parameters
 from lora_lab.variants import LinearWithDoRA, LinearWithLoRAFA, LinearWithPiSSA, lora_plus
@@ -415,3 +416,16 @@ def test_pissa_as_plain_lora_computes_the_same_at_each_strength(net, x, strength
     train_model(net, x, torch.randn(5, 6), epochs=5)
     set_strength(net, strength)
     same(net.fc1.as_lora()(x), net.fc1(x))
+
+
+@pytest.mark.parametrize("layer", CLASSES)
+def test_a_variant_goes_in_with_a_state_and_one_that_does_not_fit_leaves_no_trace(net, x, layer):
+    other = copy.deepcopy(net)
+    replace_linear_with_lora(net, 3, targets="fc1", layer=layer)
+    train_model(net, x, torch.randn(5, 6), epochs=5)
+    state = lora_state(net)
+    with pytest.raises(ValueError, match=r"needs? \(12, 2\)"):
+        wrap_layers(other, {"fc1": {"rank": 2}}, state, layer)
+    assert type(other.fc1) is nn.Linear and all(parameter.requires_grad for parameter in other.parameters())
+    wrap_layers(other, {"fc1": {"rank": 3}}, state, layer)
+    same(other(x), net(x))
