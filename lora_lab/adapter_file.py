@@ -67,7 +67,7 @@ def load_adapter(model, folder, dtype=None):
     """
     folder = Path(folder)
     config = PeftConfig.read(folder / CONFIG_FILE)
-    parts, beside = _read_tensors(folder / WEIGHTS_FILE)
+    parts, beside = read_tensors(folder)
     try:
         names = _check_names(config, {name for name, _ in parts}, linear_layers(model))
         _check_beside(config, names, beside, model)
@@ -165,8 +165,9 @@ def _replace(path, content):
     os.replace(beside, path)
 
 
-def _read_tensors(path):
-    """The tensors of a weights file: LoRA's, ``{("fc1", "A"): (rank, in), …}``, and others by their plain names."""
+def read_tensors(folder):
+    """The tensors of an adapter: LoRA's, ``{("fc1", "A"): (rank, in), …}``, and others by their plain names."""
+    path = Path(folder) / WEIGHTS_FILE
     if not path.exists() and path.with_name("adapter_model.bin").exists():
         raise AdapterFileError(
             f"{path.parent} has its weights in adapter_model.bin, a pickle, which can run code when it is opened; "

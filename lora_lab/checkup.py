@@ -1,18 +1,33 @@
 """A check-up for any model with LoRA: what learns, what gets a gradient, does it start and train where it should?"""
 
 import math
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from .adapt import count_parameters
 from .checks import weight_of
-from .find import is_called, joined, listed, lora_layers, lora_parameters, owners
-from .layer import LinearWithLoRA
+from .file_checkup import file_problems
+from .find import is_called, joined, listed, lora_layers, owners
+from .layer import LinearWithLoRA, LoRALayer
+from .peft_config import PeftConfig
+from .peft_view import PeftLayer, is_peft_layer, is_peft_model, peft_layers, peft_options, plain_name, saved_by_peft
 from .training import default_loss, mode
 
 HEALTHY = """✓ none of the bugs looked for
   (not looked for: the learning rate, the loss, the data, a file that was read the wrong way round)"""
+HEALTHY_AS_ITS_FILE = """✓ none of the bugs looked for, and A, B and their scale are those of the file
+  (not looked for: the learning rate, the loss, the data)"""
+
+
+# What torch says when a checkpoint can't work, and what it means.
+CUTS_OFF = "None of the inputs have requires_grad=True"
+CUT_OFF = (
+    "checkpoint(…, use_reentrant=True) passes none on where a block's input needs none, as behind frozen embeddings; "
+    "use_reentrant=False does, and in transformers model.enable_input_require_grads() helps, too"
+)
 
 
 @dataclass
@@ -21,69 +36,98 @@ class Report:
 
     measured: dict[str, str]
     problems: list[str]
+    healthy: str = HEALTHY
 
     def __repr__(self):
         width = max(map(len, self.measured))
         lines = [f"{name:{width}}  {value}" for name, value in self.measured.items()]
-        return "\n".join(lines + ([f"✗ {problem}" for problem in self.problems] or [HEALTHY]))
+        return "\n".join(lines + ([f"✗ {problem}" for problem in self.problems] or [self.healthy]))
 
 
-def doctor(model, X, y, pretrained=None, optimizer=None, *, trained=False, learns=(), loss=None):
+def doctor(model, X, y, pretrained=None, optimizer=None, *, trained=False, learns=(), loss=None, file=None):
     """Examine a model with LoRA on a batch X (n, …) and y (n, …); the report says what was found.
 
-    ``pretrained`` is a copy of the model from before LoRA, ``optimizer`` the one that trains; without them the doctor
-    sees less. ``trained`` says that training has begun, ``learns`` names layers that are meant to learn beside LoRA
-    (a new head), ``loss(output, y)`` is as in ``train_model``. The model stays as it is, gradients included.
+    The LoRA is this course's or PEFT's, and a model of transformers may return its logits within its own output.
+    ``pretrained`` is a copy of the model from before LoRA, ``optimizer`` the one that trains, ``file`` the folder of
+    the adapter that was loaded; without them the doctor sees less. ``trained`` says that training has begun, ``learns``
+    names layers that are meant to learn beside LoRA (a new head), ``loss(output, y)`` is as in ``train_model``. The
+    model stays as it is, gradients included.
     """
-    patient = _Patient(model, X, pretrained, optimizer, trained, [learns] if isinstance(learns, str) else learns)
+    learns = [learns] if isinstance(learns, str) else learns
+    patient = _Patient(model, X, pretrained, optimizer, trained or file is not None, learns, file)
     patient.examine(X, y, loss)
-    return Report(patient.measured(), [problem for check in CHECKS for problem in check(patient)])
+    problems = [problem for check in CHECKS for problem in check(patient)]
+    return Report(patient.measured(), problems, HEALTHY if file is None else HEALTHY_AS_ITS_FILE)
 
 
 class _Patient:
     """The model on the table, and what several checks look at."""
 
-    def __init__(self, model, X, pretrained, optimizer, trained, learns):
-        self.model, self.X, self.layers = model, X, lora_layers(model)
+    def __init__(self, model, X, pretrained, optimizer, trained, learns, file):
+        self.model, self.X, self.file = model, X, file
+        self.by_peft = any(map(is_peft_layer, model.modules()))
+        self.layers = peft_layers(model) if self.by_peft else lora_layers(model)
         self.pretrained, self.optimizer, self.trained, self.learns = pretrained, optimizer, trained, learns
-        self.nested = [name for name, layer in self.layers.items() if isinstance(layer.linear, LinearWithLoRA)]
-        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.halves = set(map(id, lora_parameters(model).values()))
-        self.wrapped = {joined(name, "linear"): (name, layer) for name, layer in self.layers.items()}
-        self.others = [name for name, p in self.trainable.items() if id(p) not in self.halves and not self.means(name)]
-        if pretrained is not None and any(isinstance(module, LinearWithLoRA) for module in pretrained.modules()):
+        self.nested = [name for name, layer in self.layers.items() if _has_lora(layer.linear)]
+        # PEFT's own names are long, and its wrappers nothing that a learner has typed.
+        shown = self.plain if self.by_peft else str
+        self.trainable = {shown(name): p for name, p in model.named_parameters() if p.requires_grad}
+        self.adapter = {
+            joined(name, own): parameter
+            for name, layer in self.layers.items()
+            for own, parameter in layer.adapter().items()
+        }
+        self.halves = set(map(id, self.adapter.values()))
+        self.whole = {id(p) for name, p in model.named_parameters() if ".modules_to_save." in name}
+        own = self.halves | self.whole
+        self.others = [name for name, p in self.trainable.items() if id(p) not in own and not self.means(name)]
+        if pretrained is not None and any(map(_has_lora, pretrained.modules())):
             raise ValueError("pretrained has LoRA in it; pass a copy that was made before: copy.deepcopy(model)")
+
+    def plain(self, full_name):
+        """A parameter's name as it was before LoRA came."""
+        if self.by_peft:
+            return plain_name(self.model, full_name)
+        owner, _, own = full_name.rpartition(".")
+        inside = owner.removesuffix("linear").removesuffix(".")
+        return joined(inside, own) if inside in self.layers and owner == joined(inside, "linear") else full_name
 
     def means(self, name):
         """Whether a parameter belongs to a layer that is meant to learn."""
         return any(is_called(name.rsplit(".", 1)[0], layer) for layer in self.learns)
 
     def examine(self, X, y, loss):
-        """One forward and one backward pass, which leave no trace."""
+        """A forward pass to compare, and one forward and backward as in training; they leave no trace."""
         models = [model for model in (self.model, self.pretrained) if model is not None]
-        with mode(False, *models), torch.enable_grad():
-            output = self.model(X)
-            if loss is None and not isinstance(output, torch.Tensor):
-                raise TypeError(
-                    f"the model returns a {type(output).__name__}; say how to make a loss of it: "
-                    "doctor(…, loss=lambda output, y: …)"
-                )
-            value = (loss or default_loss)(output, y)
+        with mode(False, *models), torch.no_grad():
+            output = self.output(self.model, X, loss)
+            self.difference = self._difference(X, output)
+        with mode(False, self.model), as_in_training(self.model), torch.enable_grad(), _noted() as noted:
+            value = (loss or default_loss)(self.output(self.model, X, loss), y)
             if not isinstance(value, torch.Tensor) or value.numel() != 1:
                 raise TypeError("loss(output, y) must return one number, as a tensor")
             parameters = list(self.trainable.values()) if value.requires_grad else []
-            found = torch.autograd.grad(value, parameters, allow_unused=True) if parameters else ()
-            self.difference = self._difference(X, output)
-        self.gradients = {id(p): g for p, g in zip(parameters, found, strict=True) if g is not None}
-        self.loss = value.item()
+            self.gradients = _gradients(value, parameters)
+        self.loss, self.cut_off = value.item(), any(CUTS_OFF in str(warning.message) for warning in noted)
+
+    def output(self, model, X, loss):
+        """What the model returns; its logits, where no loss is given that knows better."""
+        output = model(X)
+        if loss is None and isinstance(getattr(output, "logits", None), torch.Tensor):
+            return output.logits
+        if loss is None and not isinstance(output, torch.Tensor):
+            raise TypeError(
+                f"the model returns a {type(output).__name__}; say how to make a loss of it: "
+                "doctor(…, loss=lambda output, y: …)"
+            )
+        return output
 
     def _difference(self, X, output):
         """The largest difference from the pretrained model's output, or None where the two can't be compared."""
         if self.pretrained is None or not isinstance(output, torch.Tensor):
             return None
         try:
-            with torch.no_grad():
-                before = self.pretrained(X)
+            before = self.output(self.pretrained, X, None)
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"the pretrained model can't read this X; same dtype, same device? {error}") from error
         return (output - before).abs().max().item() if before.shape == output.shape else None
@@ -112,6 +156,66 @@ class _Patient:
         return rows
 
 
+def _few(names):
+    """Some names for a report: fewer, where they are as long as transformers' are."""
+    names = list(names)
+    return listed(names, 5 if sum(map(len, names[:5])) < 120 else 2)
+
+
+def _has_lora(module):
+    return isinstance(module, LinearWithLoRA) or is_peft_layer(module)
+
+
+@contextmanager
+def _noted():
+    """Warnings are gathered in place of being shown: some of them tell what is wrong."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        yield noted
+
+
+def _gradients(value, parameters):
+    """The gradients of a loss by the ids of the parameters that get one.
+
+    By ``backward``: where a model checkpoints in the reentrant way, nothing else works. What lay in ``.grad`` stays.
+    """
+    before = [(p, p.grad) for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        if parameters:
+            value.backward()
+        return {id(p): p.grad for p in parameters if p.grad is not None}
+    finally:
+        for p, grad in before:
+            p.grad = grad
+
+
+@contextmanager
+def as_in_training(model):
+    """The model takes the path that it takes in training, checkpoints included; only dropout and statistics rest."""
+    resting = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._NormBase)
+    before = {module: module.training for module in model.modules()}
+    # transformers keeps rates as numbers of a module: dropout, attention_dropout, layerdrop.
+    rates = [
+        (module, name, rate)
+        for module in before
+        for name, rate in vars(module).items()
+        if "drop" in name and isinstance(rate, float) and not isinstance(module, (LoRALayer, *resting))
+    ]
+    try:
+        for module in before:
+            module.training = not isinstance(module, resting)
+        for module, name, _ in rates:
+            setattr(module, name, 0.0)
+        yield
+    finally:
+        for module, own in before.items():
+            module.training = own
+        for module, name, rate in rates:
+            setattr(module, name, rate)
+
+
 def _state(layer):
     """How a layer is set, where it is not simply on."""
     if not layer.enabled:
@@ -131,36 +235,79 @@ def _finite(patient):
 
 def _nested(patient):
     if patient.nested:
-        yield f"LoRA inside LoRA, in {listed(patient.nested)}: it was put in more than once; start from a fresh model"
+        yield f"LoRA inside LoRA, in {_few(patient.nested)}: it was put in more than once; start from a fresh model"
 
 
 def _frozen(patient):
     meant = {joined(name, own) for name, layer in patient.layers.items() for own in layer.fixed}
-    frozen = [name for name, p in lora_parameters(patient.model).items() if not p.requires_grad and name not in meant]
-    if frozen:
-        yield f"{listed(frozen)} can't learn: frozen after LoRA went in? Freeze first, then put LoRA in"
+    frozen = [name for name, p in patient.adapter.items() if not p.requires_grad and name not in meant]
+    if frozen and patient.by_peft and patient.file is not None:
+        return  # an adapter that was loaded to be used, as PEFT does it
+    if frozen and patient.by_peft:
+        yield f"{_few(frozen)} can't learn: loaded without is_trainable=True, or frozen after LoRA went in?"
+    elif frozen:
+        yield f"{_few(frozen)} can't learn: frozen after LoRA went in? Freeze first, then put LoRA in"
 
 
 def _others_learn(patient):
-    inside = [name for name in patient.others if name.rpartition(".")[0] in patient.wrapped]
+    inside = [name for name in patient.others if patient.plain(name).rpartition(".")[0] in patient.layers]
     if inside:
-        yield f"also learns: {listed(inside)}, in layers that LoRA should leave as they were; freeze all of them"
+        yield f"also learns: {_few(inside)}, in layers that LoRA should leave as they were; freeze all of them"
     outside = [name for name in patient.others if name not in inside]
     if outside:
-        yield f"also learns: {listed(outside)}; freeze what was pretrained, and name a new head with learns=[…]"
+        yield f"also learns: {_few(outside)}; freeze what was pretrained, and name a new head with learns=[…]"
+    if is_peft_model(patient.model):
+        saved = saved_by_peft(patient.model)
+        unsaved = [name for name, p in patient.trainable.items() if id(p) not in saved]
+        if unsaved:
+            yield f"{_few(unsaved)} will not be in PEFT's file, and its training lost; name it in modules_to_save"
+
+
+def _put_in_again(patient):
+    """What a second ``get_peft_model`` on the same model leaves behind."""
+    if is_peft_model(patient.model) and is_peft_model(patient.model.get_base_model()):
+        yield "a PEFT model inside a PEFT model: no other model has the names in its file; start from a fresh model"
+    options = peft_options(patient.model)
+    if options.get("peft_type") != "LORA" or not options.get("target_modules"):
+        return
+    config = PeftConfig(options)
+    unnamed = [name for name in patient.layers if not config.adapts(name)]
+    if unnamed:
+        yield (
+            f"{_few(unnamed)}: LoRA is in there, and target_modules does not name it, so it will not be loaded: put "
+            "in twice, with other targets? Start from a fresh model"
+        )
+
+
+def _arrived(patient):
+    """An adapter that is said to have learned something, and adds nothing."""
+    empty = [name for name, layer in patient.layers.items() if layer.enabled and not layer.lora.delta().any()]
+    if patient.trained and empty:
+        yield (
+            f"{_few(empty)} adds nothing, although it is trained: was its file loaded, with the right names? "
+            "PEFT only warns of names that it does not find"
+        )
+
+
+def _as_in_the_file(patient):
+    if patient.file is not None:
+        yield from file_problems(patient.file, patient.layers)
 
 
 def _silent(patient):
     """Layers from which nothing will be learned, although they want to."""
     if patient.trained:
         return
+    silent = {}
     for name, layer in patient.layers.items():
         lora = layer.lora
         if not (lora.A.any() or lora.B.any()):
             yield f"A and B of {name} are both zero, so neither gets a gradient and nothing will ever be learned"
         elif lora.B.requires_grad and not patient.gradients.get(id(lora.B), torch.zeros(1)).any():
-            why = _state(layer) or "is it used, and not detached or under no_grad?"
-            yield f"B of {name} gets no gradient: {why}"
+            silent.setdefault(_state(layer), []).append(name)
+    for state, names in silent.items():
+        why = state or CUT_OFF * patient.cut_off or "is it used, and not detached or under no_grad?"
+        yield f"B of {_few(names)} gets no gradient: {why}"
 
 
 def _start(patient):
@@ -170,7 +317,7 @@ def _start(patient):
     wrong = [name for name in patient.layers if name not in started]
     if wrong:
         yield (
-            f"B of {listed(wrong)} is not zero, so the model does not start as the pretrained one; "
+            f"B of {_few(wrong)} is not zero, so the model does not start as the pretrained one; "
             "if it has been trained already, say trained=True"
         )
     elif patient.difference and math.isfinite(patient.difference) and not patient.learns:
@@ -185,6 +332,8 @@ def _start(patient):
 
 def _adds_nothing(layer):
     """Whether the layer acts with W to the bit. It can do so although B is not zero."""
+    if isinstance(layer, PeftLayer):
+        return not layer.lora.delta().any()  # its W may be packed
     total = layer.total_weight()
     return torch.equal(total, weight_of(layer.linear).to(total.dtype))
 
@@ -203,7 +352,7 @@ def _optimizer(patient):
     held = {id(p) for group in patient.optimizer.param_groups for p in group["params"]}
     missing = [name for name, parameter in patient.trainable.items() if id(parameter) not in held]
     if missing:
-        yield f"the optimizer does not hold {listed(missing)}: made before LoRA went in? Make it afterwards"
+        yield f"the optimizer does not hold {_few(missing)}: made before LoRA went in? Make it afterwards"
 
 
 def _precision(patient):
@@ -230,7 +379,7 @@ def _tied(patient):
     for name, layer in patient.layers.items():
         sharing = known.get(id(getattr(layer.linear, "weight", None)), [])
         if len(sharing) > 1:
-            yield f"{name} shares its weight ({listed(sharing)}): merging would change the others, too; untie it first"
+            yield f"{name} shares its weight ({_few(sharing)}): merging would change the others, too; untie it first"
 
 
 def _changed(patient):
@@ -239,10 +388,10 @@ def _changed(patient):
         return
     before = dict(patient.pretrained.named_parameters(remove_duplicate=False))
     for full_name, now in patient.model.named_parameters():
-        owner, _, own = full_name.rpartition(".")
-        layer_name, layer = patient.wrapped.get(owner, (owner, None))
-        name = joined(layer_name, own)
-        if id(now) in patient.halves or patient.means(name):
+        name = patient.plain(full_name)
+        layer_name, _, own = name.rpartition(".")
+        layer = patient.layers.get(layer_name)
+        if id(now) in patient.halves | patient.whole or patient.means(name) or ".lora_" in full_name:
             continue
         if name not in before or before[name].shape != now.shape:
             yield f"{name} is not in the pretrained model in this shape; pass a copy of the same model"
@@ -265,4 +414,7 @@ def _how_it_changed(name, layer, before):
     return f"the update of {name} was written into its weight {often}{still}"
 
 
-CHECKS = (_finite, _nested, _frozen, _others_learn, _silent, _start, _scale, _optimizer, _precision, _tied, _changed)
+CHECKS = (
+    *(_finite, _nested, _put_in_again, _frozen, _others_learn, _silent, _start, _scale, _optimizer, _precision),
+    *(_tied, _changed, _arrived, _as_in_the_file),
+)
