@@ -1,92 +1,297 @@
-"""TinyGPT's adapters: the shipped ones are what they say, and training one touches nothing else."""
+"""``python -m lora_lab.finetune``: from a text file to an adapter that PEFT reads, alone, in copies and in shards."""
 
-import copy
 import json
-from itertools import product
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
-from lora_lab import evaluate, load_adapter, lora_layers, replace_linear_with_lora, save_adapter, set_seed, train_model
-from lora_lab.material import TinyGPT, shipped_adapter, windows
-from lora_lab.material.finetune import CONTENDERS, PLACES, SEEDS, make_study, make_texts
-from lora_lab.material.models import ADAPTERS, STUDY
-from lora_lab.material.texts import held_out, tales
+from lora_lab.finetune import checkpoint
+from lora_lab.finetune.__main__ import main
+from lora_lab.finetune.loop import Progress, Settings
+from lora_lab.finetune.reading import read_pieces
+from lora_lab.material import TinyGPT
+from lora_lab.material.hub import save_for_transformers
+from lora_lab.material.texts import ships_log
+
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT, transformers and torch warn about one another
 
 
-def test_a_few_steps_lower_the_loss_on_a_text_and_leave_the_base_as_it_was_to_the_bit():
-    base = TinyGPT.pretrained()
-    model = copy.deepcopy(base)
-    set_seed(0)
-    names = replace_linear_with_lora(model, rank=4, targets=PLACES["everywhere"])
-    X, y = windows(tales()["tale 1"] * 3, length=48, n=80)
-    before = evaluate(model, X, y)
-    train_model(model, X, y, epochs=1, batch_size=8, lr=0.005)
-    assert evaluate(model, X, y) < before - 0.2
-    for name, value in base.state_dict().items():
-        layer = name.rpartition(".")[0]
-        kept = name.replace(layer, f"{layer}.linear") if layer in names else name
-        assert torch.equal(model.state_dict()[kept], value), name
-
-
-def test_swapping_one_adapter_for_another_gives_the_logits_of_a_fresh_load(tmp_path):
-    swapped, fresh = TinyGPT.pretrained(), TinyGPT.pretrained()
-    for name in ("code", "names", "tales"):
-        load_adapter(swapped, shipped_adapter(name))
-    load_adapter(fresh, shipped_adapter("tales"))
-    tokens = windows(tales()["tale 2"], 64, n=4)[0]
-    with torch.no_grad():
-        assert torch.equal(swapped(tokens), fresh(tokens))
-        load_adapter(swapped, save_adapter(swapped, tmp_path))
-        assert torch.equal(swapped(tokens), fresh(tokens))
-
-
-@pytest.mark.parametrize("kind", ADAPTERS)
-def test_each_shipped_adapter_lowers_the_loss_on_its_own_kind_of_text(kind):
-    X, y = windows(held_out(kind), 128, n=20)
-    base, model = TinyGPT.pretrained(), TinyGPT.pretrained()
-    load_adapter(model, shipped_adapter(kind))
-    assert evaluate(model, X, y) < evaluate(base, X, y) - 0.2
-
-
-def test_an_adapter_that_does_not_come_with_the_course_is_refused_by_name():
-    with pytest.raises(ValueError, match="no adapter 'poems'; choose one of 'code', 'names', 'tales'"):
-        shipped_adapter("poems")
-
-
-def test_the_study_has_every_contender_from_every_seed_and_the_search_for_its_rate():
-    search = json.loads((STUDY / "search.json").read_text(encoding="utf-8"))
-    assert list(search) == [f"{place}-r{rank}" for place, rank in CONTENDERS] + ["full"]
-    base, X_y = TinyGPT.pretrained(), windows(held_out("names"), 64, n=20)
-    before = evaluate(base, *X_y)
-    for (place, rank), seed in product(CONTENDERS, SEEDS):
-        model = copy.deepcopy(base)
-        load_adapter(model, STUDY / f"{place}-r{rank}-seed{seed}")
-        assert {layer.lora.rank for layer in lora_layers(model).values()} == {rank}
-        assert len(lora_layers(model)) == 4 * len(PLACES[place])
-        assert evaluate(model, *X_y) < before - 0.5
-
-
-def test_the_script_that_makes_the_adapters_makes_them(tmp_path, monkeypatch, capsys):
-    """On a small model, a few steps each."""
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
     torch.manual_seed(0)
-    small = TinyGPT(width=16, depth=1, heads=2, context=128).state_dict()
+    return save_for_transformers(tmp_path_factory.mktemp("base"), TinyGPT(width=24, depth=2, heads=2, context=32))
 
-    def pretrained():
-        model = TinyGPT(width=16, depth=1, heads=2, context=128)
-        model.load_state_dict(small)
-        return model
 
-    monkeypatch.setattr(TinyGPT, "pretrained", staticmethod(pretrained))
-    monkeypatch.setattr("lora_lab.material.finetune.shipped_adapter", lambda name: tmp_path / name)
-    monkeypatch.setattr("lora_lab.material.finetune.STUDY", tmp_path / "study")
-    monkeypatch.setattr("lora_lab.material.finetune.CONTENDERS", [("q-v", 2)])
-    monkeypatch.setattr("lora_lab.material.finetune.ADAPTERS", ["tales"])
-    make_texts(steps=6)
-    make_study(steps=2)
-    assert "tales: held out" in capsys.readouterr().out
-    assert len(load_adapter(pretrained(), tmp_path / "tales")) == 6
-    for seed in SEEDS:
-        assert load_adapter(pretrained(), tmp_path / "study" / f"q-v-r2-seed{seed}")
-    assert set(json.loads((tmp_path / "study" / "search.json").read_text())) == {"q-v-r2", "full"}
-    assert (tmp_path / "study" / "full.safetensors").exists()
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """A folder to stand in, with a text in it."""
+    (tmp_path / "log.txt").write_text(ships_log(40))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def words(base, room):
+    """A command line for a short training, and what is added to it."""
+    short = [
+        "text",
+        "log.txt",
+        "--model",
+        str(base),
+        "--length",
+        "16",
+        "--batch",
+        "4",
+        "--every",
+        "3",
+        "--rate",
+        "0.01",
+    ]
+    return lambda *more: [*short, *map(str, more)]
+
+
+def history(folder):
+    return json.loads((folder / "history.json").read_text())
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.arange(16)[None]).logits
+
+
+def test_from_a_text_to_an_adapter_that_peft_reads(base, room, words, capsys):
+    assert main(words("--steps", 12, "--out", "mine")) == 0
+    said = capsys.readouterr().out
+    assert "held out" in said and "the adapter is in mine" in said
+    measured = history(room / "mine")
+    assert [row["step"] for row in measured] == [0, 3, 6, 9, 12] and measured[0]["held out"] > measured[-1]["held out"]
+    fresh = transformers.AutoModelForCausalLM.from_pretrained(base)
+    adapted = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), room / "mine")
+    assert (logits(adapted) - logits(fresh)).abs().max() > 0.01
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    held_out = read_pieces(room / "log.txt", tokenizer, 16).held_out
+    with torch.no_grad():
+        loss = adapted(input_ids=held_out, labels=held_out).loss.item()
+    assert loss == pytest.approx(min(row["held out"] for row in measured), abs=1e-4)
+
+
+def test_without_a_model_it_is_tinygpt_and_its_base_lies_beside_the_adapter(room, capsys):
+    assert main(["text", "log.txt", "--steps", "1", "--batch", "1", "--length", "32", "--out", "mine"]) == 0
+    assert "110,592 of 1,976,832 numbers learn" in capsys.readouterr().out
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(room / "mine")  # finds its base by itself
+    assert sum(p.numel() for p in model.parameters()) == 1_976_832
+
+
+def test_the_settings_reach_the_adapter(room, words):
+    assert main(words("--steps", 1, "--rank", 2, "--alpha", 6, "--targets", "q_proj,fc2")) == 0
+    config = json.loads((room / "my_adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], set(config["target_modules"])) == (2, 6, {"q_proj", "fc2"})
+
+
+def test_all_weights_give_a_whole_model(room, words):
+    assert main(words("--steps", 3, "--all-weights", "--out", "whole")) == 0
+    model = transformers.AutoModelForCausalLM.from_pretrained(room / "whole")
+    assert not (room / "whole" / "adapter_config.json").exists() and logits(model).isfinite().all()
+
+
+def test_a_training_that_goes_on_ends_where_one_without_a_break_ends(room, words, capsys):
+    assert main(words("--steps", 12, "--out", "whole")) == 0
+    assert main(words("--steps", 6, "--out", "parts")) == 0
+    assert main(words("--steps", 12, "--out", "parts", "--resume")) == 0
+    assert "going on from step 6" in capsys.readouterr().out
+    assert history(room / "parts") == history(room / "whole")
+    for file in ("adapter_model.safetensors", "history.json"):
+        assert (room / "parts" / file).read_bytes() == (room / "whole" / file).read_bytes()
+
+
+def test_it_stops_when_the_held_out_loss_has_not_fallen_and_keeps_the_best(room, words, capsys):
+    (room / "log.txt").write_text("".join(map(chr, range(32, 127))) * 4 + "zyxw" * 60)  # held out is another text
+    assert main(words("--steps", 300, "--patience", 2, "--rate", 0.03)) == 0
+    said, measured = capsys.readouterr().out, history(room / "my_adapter")
+    assert "the held-out loss has not fallen 2 times" in said and measured[-1]["step"] < 300
+    losses = [row["held out"] for row in measured]
+    assert min(losses) == losses[-3] and f"at step {measured[-3]['step']}" in said
+
+
+def test_progress_counts_from_the_last_best():
+    progress = Progress()
+    assert progress.note(0, None, 2.0) and progress.note(5, 1.9, 1.5) and not progress.note(10, 1.0, 1.5)
+    assert (progress.best, progress.best_step, progress.waited, progress.step) == (1.5, 5, 1, 10)
+    assert progress.note(15, 1.0, 1.4) and progress.waited == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no file 'own.txt'"),
+        (b"", "'own.txt' is empty"),
+        (b"  \n \n", "'own.txt' is empty"),
+        (b"A short text.", "has 13 tokens, and at least 160 are needed"),
+        (bytes(range(256)) * 20, "is not text in UTF-8"),
+        (b"\0\0\0\0PK" * 200, "is not text in UTF-8"),
+        ("folder", "'own.txt' is a folder"),
+        ("Да, это дневник. ".encode() * 50, "TinyGPT knows no others"),
+    ],
+    ids=["missing", "empty", "blank", "short", "binary", "zeros", "folder", "cyrillic"],
+)
+def test_a_file_that_is_no_text_to_learn_from_gets_a_sentence(content, said, room, words, capsys):
+    if content == "folder":
+        (room / "own.txt").mkdir()
+    elif content is not None:
+        (room / "own.txt").write_bytes(content)
+    assert main(["text", "own.txt", *words()[2:]]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and "Traceback" not in error
+    assert not (room / "my_adapter").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rank", 0], "--rank=0"),
+        (["--steps", -1], "--steps=-1"),
+        (["--rate", -1], "--rate=-1.0"),
+        (["--alpha", -2], "--alpha=-2.0"),
+        (["--length", 1], "--length=1"),
+        (["--model", "nowhere"], "there is no folder 'nowhere'"),
+        (["--targets", "query"], "query"),
+        (["--resume"], "there is no checkpoint in 'my_adapter'"),
+        (["--rate", 1e30], "most likely the rate"),
+    ],
+    ids=str,
+)
+def test_settings_that_will_not_do_get_a_sentence(options, said, words, capsys):
+    assert main(words("--steps", 6, *options)) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_nothing_is_written_over_and_another_training_is_not_gone_on_with(room, words, capsys):
+    assert main(words("--steps", 3)) == 0
+    before = (room / "my_adapter" / "adapter_model.safetensors").read_bytes()
+    assert main(words("--steps", 3)) == 2 and "is there already" in capsys.readouterr().err
+    assert main(words("--steps", 6, "--rank", 4, "--resume")) == 2 and "--rank was 8" in capsys.readouterr().err
+    assert (room / "my_adapter" / "adapter_model.safetensors").read_bytes() == before
+    (room / "my_adapter" / checkpoint.FILE).write_bytes(b"half of it")
+    assert main(words("--steps", 6, "--resume")) == 2 and "is damaged" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_replaced_whole(room, words, monkeypatch):
+    assert main(words("--steps", 3)) == 0
+    whole = (room / "my_adapter" / checkpoint.FILE).read_bytes()
+
+    def no_room(state, file):
+        file.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", no_room)
+    assert main(words("--steps", 6, "--resume")) == 2
+    assert (room / "my_adapter" / checkpoint.FILE).read_bytes() == whole
+
+
+def test_the_pieces_of_a_step_are_the_same_for_whoever_asks(base, room):
+    pieces = read_pieces(room / "log.txt", transformers.AutoTokenizer.from_pretrained(base), 16)
+    assert torch.equal(pieces.batch(7, 4), pieces.batch(7, 4)) and not torch.equal(
+        pieces.batch(7, 4), pieces.batch(8, 4)
+    )
+    assert pieces.batch(7, 4).shape == (4, 16) and pieces.held_out.shape[1] == 16
+    text = ships_log(40).strip()
+    assert len(pieces.tokens) + len(text) // 10 == len(text), "the last tenth is held out"
+
+
+def test_settings_say_which_of_them_may_change():
+    told = {"text": "a", "out": "b", "rank": 8}
+    assert Settings("a", "b").differs(Settings("a", "c", steps=9, patience=1, every=2).__dict__) == []
+    assert "rate" in Settings("a", "b").differs(told | {"rate": 3})
+
+
+# Several processes: each test starts real ones.
+
+
+def command(*words):
+    return [sys.executable, "-m", "lora_lab.finetune", *words]
+
+
+def run(words, **options):
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=240, env=one_thread, **options)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_processes_learn_what_one_learns(engine, room, words):
+    assert main(words("--steps", 6, "--out", "alone")) == 0
+    together = run(words("--steps", 6, "--out", "both", "--processes", 2, "--engine", engine))
+    assert together.returncode == 0, together.stderr
+    for one, two in zip(history(room / "alone"), history(room / "both"), strict=True):
+        assert one["held out"] == pytest.approx(two["held out"], abs=1e-4) and one["step"] == two["step"]
+    weights = [room / folder / "adapter_model.safetensors" for folder in ("alone", "both")]
+    one, two = map(_tensors, weights)
+    assert one.keys() == two.keys() and all(torch.allclose(one[key], two[key], atol=1e-3) for key in one)
+    assert any(tensor.any() for key, tensor in two.items() if "lora_B" in key)
+    lora = sum(tensor.numel() for tensor in two.values())
+    if engine == "ddp":
+        assert f"{4 * lora:,} bytes of gradients a step" in together.stdout
+    else:
+        held = next(line for line in together.stdout.splitlines() if "(fsdp) hold" in line)
+        first, second = (int(word.replace(",", "")) for word in held.split() if word[0].isdigit() and "," in word)
+        assert abs(first - second) < 0.1 * first
+
+
+def test_shards_can_be_gone_on_with_by_one_process(room, words, capsys):
+    assert run(words("--steps", 3, "--out", "both", "--processes", 2, "--engine", "fsdp")).returncode == 0
+    assert main(words("--steps", 6, "--out", "both", "--resume")) == 0
+    assert main(words("--steps", 6, "--out", "alone")) == 0
+    for one, two in zip(history(room / "alone"), history(room / "both"), strict=True):
+        assert one["held out"] == pytest.approx(two["held out"], abs=1e-4)
+
+
+def test_a_process_that_is_killed_ends_the_training_in_a_sentence_and_the_checkpoint_is_whole(room, words):
+    endless = words("--steps", 100000, "--patience", 100000, "--processes", 2)
+    training = subprocess.Popen(command(*endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(children := _children(training.pid)) < 2 or not (room / "my_adapter" / checkpoint.FILE).exists():
+        assert time.monotonic() < deadline and training.poll() is None
+        time.sleep(0.1)
+    os.kill(children[-1], signal.SIGKILL)
+    _, error = training.communicate(timeout=120)
+    assert training.returncode == 1
+    assert "was killed (SIGKILL)" in error and "the same command with --resume goes on from there" in error
+    assert "Traceback" not in error
+    assert checkpoint.read(room / "my_adapter")["progress"]["trained"]["step"] >= 0
+
+
+def test_a_port_that_is_taken_is_named(words):
+    with socket.socket() as door:
+        door.bind(("localhost", 0))
+        door.listen()
+        port = door.getsockname()[1]
+        together = run(words("--processes", 2, "--port", port))
+    assert together.returncode == 2 and f"port {port} can't be had" in together.stderr
+    assert "Traceback" not in together.stderr
+
+
+def test_what_all_processes_find_wrong_is_said_once(words):
+    together = run(words("--processes", 2, "--targets", "query"))
+    assert together.returncode == 2 and together.stderr.count("error: ") == 1 and "query" in together.stderr
+    odd = run(words("--processes", 3))
+    assert odd.returncode == 2 and "--batch 4 can't be divided among 3 processes" in odd.stderr
+
+
+def _tensors(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _children(pid):
+    """The processes that a process has started, the oldest first."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return sorted(map(int, found.stdout.split()))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lora_lab"
 
 # The root is LoRA. Each wing may use the root and the wings before it, and nothing uses a wing that comes later.
-WINGS = ["", "material", "pictures", "exercises"]
+WINGS = ["", "material", "finetune", "pictures", "exercises"]
 
 
 def rooms():

@@ -17,7 +17,7 @@ from ..adapter_file import load_adapter, save_adapter
 from ..find import select_layers
 from ..four_bits import Linear4bit, dequantize_linear_layers, quantize_linear_layers
 from ..training import default_loss, mode, set_seed, train_model
-from .finetune import PLACES
+from .adapters import PLACES
 from .models import ALPHABET, WEIGHTS, TinyGPT, windows
 from .plans import KINDS, PARTS, contender, trainings
 from .texts import held_out, python_prose, split_by_file, tales, unicode_names

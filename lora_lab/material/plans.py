@@ -8,7 +8,7 @@ import torch
 
 from ..find import lora_parameters
 from ..variants import LinearWithDoRA, LinearWithLoRAFA, LinearWithPiSSA, lora_plus
-from .finetune import CONTENDERS, SEEDS
+from .adapters import CONTENDERS, SEEDS
 
 PARTS = ("rates", "family", "bits", "places", "tales", "matrices", "alpha", "batch", "mixing", "capacity")
 RANKS = (1, 4, 16)

@@ -143,7 +143,7 @@ def own_text(source, shortest=500, longest=200_000):
     Accents are dropped, curly quotes, long dashes and letters such as ß become plain ones, and what is then neither a
     newline nor printable ASCII is left out. A text longer than ``longest`` is cut. What was left out or cut is printed.
     """
-    text = _read(Path(source).expanduser()) if isinstance(source, os.PathLike) else source
+    text = read_text(Path(source).expanduser()) if isinstance(source, os.PathLike) else source
     if not isinstance(text, str):
         raise TypeError(f"a text is a string or a Path, not a {type(text).__name__}")
     text = "\n".join(unicodedata.normalize("NFKD", text).translate(_PLAIN).splitlines()).expandtabs(4).strip()
@@ -237,18 +237,21 @@ _PLAIN = str.maketrans(
 )
 
 
-def _read(path):
+def read_text(path):
     """A text file's content, or an error that says what is wrong with it."""
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} in {str(Path.cwd())!r}; check the name and the folder")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; name one file in it")
+    no_text = f"{str(path)!r} is not text in UTF-8; open it in the program that wrote it and save it as plain text"
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(
-            f"{str(path)!r} is not text in UTF-8; open it in the program that wrote it and save it as plain text"
-        ) from None
+        raise ValueError(no_text) from None
+    if "\0" in text:
+        raise ValueError(no_text)
+    return text
 
 
 # Folders of the standard library that say little for their length: tests, tables, programs of their own.

@@ -1,4 +1,4 @@
-"""How TinyGPT's adapters were made: ``python -m lora_lab.material.finetune texts`` or ``… study``, half an hour each.
+"""How TinyGPT's adapters were made: ``python -m lora_lab.material.adapters texts`` or ``… study``, half an hour each.
 
 ``texts`` are the three adapters that write: code, names and tales. ``study`` are trainings on Unicode's names of one
 length each, to be compared: LoRA in several places and ranks, and full fine-tuning, each at its own learning rate.
@@ -75,7 +75,7 @@ def make_study(steps=300):
 
 def main():
     """What the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m lora_lab.material.finetune", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lora_lab.material.adapters", description=__doc__)
     parser.add_argument("what", choices=["texts", "study"])
     {"texts": make_texts, "study": make_study}[parser.parse_args().what]()
 

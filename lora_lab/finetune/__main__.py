@@ -1,0 +1,202 @@
+"""``python -m lora_lab.finetune text my_diary.txt``: a model of transformers learns from a text file, by LoRA.
+
+Without --model it is TinyGPT, which is here; any other is a folder, or a name on a hub, which needs a network. What
+comes out is an adapter that PEFT reads, always the best one so far, with a checkpoint from which --resume goes on.
+Several processes: --processes 2, or torchrun --standalone --nproc-per-node 2 -m lora_lab.finetune text my_diary.txt
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from ..checks import positive_number, whole_number
+from ..material.texts import read_text
+from . import checkpoint
+from .launch import launch
+from .loop import Settings, train
+from .reading import read_pieces
+from .team import ENGINES, together
+
+BAD_INPUT = 2
+
+
+def main(words=None):
+    """What the command line says; returns the exit status."""
+    words = sys.argv[1:] if words is None else list(words)
+    options = _parser().parse_args(words)
+    try:
+        return _run(options, words)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes here, which all find the same, one
+            print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"\nstopped by hand; {_what_is_left(options.out)}", file=sys.stderr)
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m lora_lab.finetune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("what", choices=["text"], help="what to learn from")
+    add("file", type=Path, help="a text file in UTF-8")
+    add("--model", default="tinygpt", help="a folder or a name on a hub; without it, TinyGPT")
+    add("--out", default="my_adapter", help="the folder that the adapter comes into (my_adapter)")
+    add("--resume", action="store_true", help="go on from the checkpoint in that folder")
+    add("--rank", type=int, default=8)
+    add("--alpha", type=float, help="the rank, if left out: a scale of 1")
+    add("--targets", default="all-linear", help="layers by name, with commas; without it, all linear ones but the head")
+    add("--all-weights", action="store_true", help="full fine-tuning, to compare: a whole model comes out")
+    add("--rate", type=float, help="of learning: 0.001 for TinyGPT and 0.0002 for others, if left out")
+    add("--steps", type=int, default=300)
+    add("--batch", type=int, default=16, help="pieces a step, of all processes together (16)")
+    add("--length", type=int, default=64, help="tokens a piece (64)")
+    add("--every", type=int, default=25, help="steps between two measurements and checkpoints (25)")
+    add("--patience", type=int, default=4, help="stop when the held-out loss has not fallen so many times (4)")
+    add("--seed", type=int, default=0)
+    add("--processes", type=int, default=1, help="on this machine (1)")
+    add("--engine", choices=ENGINES, default="ddp", help="of several processes: copies (ddp) or shards (fsdp)")
+    add("--port", type=int, help="where the processes meet; a free one, if left out")
+    add("--launched", action="store_true", help=argparse.SUPPRESS)  # by this script, which says what went wrong
+    return parser
+
+
+def _run(options, words):
+    settings = _settings(options)
+    read_text(options.file)  # what is wrong with it is said at once
+    if options.processes > 1:
+        status = launch(_for_each_process(words), options.processes, options.port)
+        if status not in (0, BAD_INPUT):
+            print(f"error: the training has ended early; {_what_is_left(options.out)}", file=sys.stderr)
+        return status
+    with together(options.engine) as team:
+        if team.size > 1:  # when one process is gone, torchrun ends the others
+            signal.signal(signal.SIGTERM, lambda *_: _end_without_the_others(options))
+        if settings.batch % team.size:
+            raise ValueError(f"--batch {settings.batch} can't be divided among {team.size} processes; take a multiple")
+        state = _before(settings, options.resume, team)
+        model, tokenizer = _open(settings, team)
+        with contextlib.nullcontext() if team.leads else contextlib.redirect_stdout(io.StringIO()):
+            pieces = read_pieces(options.file, tokenizer, settings.length)
+        try:
+            progress = train(model, pieces, settings, team, state)
+        except RuntimeError as error:
+            if team.size > 1 and _is_broken_off(error):
+                _end_without_the_others(options)
+            raise
+        _say_the_end(progress, settings, team)
+    return 0
+
+
+def _settings(options):
+    whole_number("--steps", options.steps)
+    positive_number("--alpha", options.alpha or 1)
+    for name in ("rank", "batch", "every", "patience", "processes"):
+        whole_number(f"--{name}", getattr(options, name))
+    whole_number("--length", options.length, 2)
+    rate = options.rate or (1e-3 if options.model == "tinygpt" else 2e-4)
+    positive_number("--rate", rate)
+    known = {name: value for name, value in vars(options).items() if name in Settings.__dataclass_fields__}
+    return Settings(**known | {"text": str(options.file), "alpha": options.alpha or options.rank, "rate": rate})
+
+
+def _for_each_process(words):
+    """The command line for each of several processes: all of it but how many there are."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--processes")
+    parser.add_argument("--port")
+    return [*parser.parse_known_args(words)[1], "--launched"]
+
+
+def _before(settings, resume, team):
+    """What is in the folder: the checkpoint to go on from, or nothing that would be written over."""
+    out = Path(settings.out)
+    state = checkpoint.read(out)
+    if resume:
+        if state is None:
+            raise ValueError(f"there is no checkpoint in {str(out)!r} to go on from; leave --resume out")
+        other = settings.differs(state["progress"]["told"])
+        if other:
+            said = ", ".join(f"--{name.replace('_', '-')} was {state['progress']['told'][name]}" for name in other)
+            raise ValueError(f"this is another training than the one in {str(out)!r}: {said}")
+        return state
+    if team.size > 1:
+        torch.distributed.barrier()  # everybody has looked before the first one makes the folder
+    if out.exists() and (not out.is_dir() or any(path.name != "base" for path in out.iterdir())):
+        raise ValueError(f"{str(out)!r} is there already; --resume goes on with it, --out names another folder")
+    return None
+
+
+def _open(settings, team):
+    """The model with LoRA in it, and its tokenizer."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    folder = settings.model
+    if folder == "tinygpt":
+        folder = str(Path(settings.out, "base"))
+        if team.leads and not Path(folder).exists():
+            from ..material.hub import save_for_transformers
+
+            save_for_transformers(folder)
+        if team.size > 1:
+            torch.distributed.barrier()
+    elif not Path(folder).exists() and ("." in folder[:1] or folder.count("/") != 1):
+        raise ValueError(f"there is no folder {folder!r}; on a hub a model's name is like 'owner/name'")
+    with contextlib.redirect_stdout(sys.stderr):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if torch.cuda.is_available() else None)
+    if settings.all_weights:
+        return model, tokenizer
+    targets = settings.targets if settings.targets == "all-linear" else settings.targets.split(",")
+    torch.manual_seed(settings.seed)  # A is drawn here, the same in every process
+    lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    return get_peft_model(model, lora), tokenizer
+
+
+def _is_broken_off(error):
+    return any(said in str(error) for said in ("Connection closed", "Connection reset", "Broken pipe", "recvValue"))
+
+
+def _end_without_the_others(options):
+    """Leave at once: whoever is gone will not answer any more."""
+    if not options.launched:
+        print(f"error: another process is gone; {_what_is_left(options.out)}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _what_is_left(out):
+    """What a training that has ended early leaves behind."""
+    try:
+        state = checkpoint.read(out)
+    except ValueError as error:
+        return str(error)
+    if state is None:
+        return "it had not come to its first checkpoint"
+    step = state["progress"]["trained"]["step"]
+    return f"the checkpoint of step {step} is whole, in {str(out)!r}: the same command with --resume goes on from there"
+
+
+def _say_the_end(progress, settings, team):
+    first = progress.measured[0]["held out"]
+    if progress.step < settings.steps:
+        team.say(f"stopped at step {progress.step}: the held-out loss has not fallen {progress.waited} times")
+    what = "the model" if settings.all_weights else "the adapter"
+    team.say(f"held out {first:.3f} → {progress.best:.3f}, at step {progress.best_step}; {what} is in {settings.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The processes that train together, by torch's own engines: one alone, copies (DDP) or shards (FSDP2)."""
+
+import os
+import warnings
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+ENGINES = ("ddp", "fsdp")
+
+
+class Team:
+    """This process and those beside it. ``sent`` counts the bytes of gradients that DDP has handed to the network."""
+
+    def __init__(self, engine):
+        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.engine = engine if self.size > 1 else "alone"
+        self.leads = self.rank == 0
+        on_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
+        self.sent = 0
+
+    def prepare(self, model):
+        """The model as it is run: itself, in DDP's wrapper, or cut into shards in place."""
+        model.to(self.device)
+        if self.engine == "ddp":
+            model = DistributedDataParallel(model)
+            model.register_comm_hook(None, self._count)
+        if self.engine == "fsdp":
+            # A block is gathered when it is needed and let go again, and what lies outside all blocks at the end.
+            for module in list(model.modules()):
+                if type(module).__name__ in model._no_split_modules:
+                    fully_shard(module)
+            fully_shard(model)
+        return model
+
+    def _count(self, _, bucket):
+        self.sent += bucket.buffer().numel() * bucket.buffer().element_size()
+        return allreduce_hook(None, bucket)
+
+    def mean(self, value):
+        """The mean of a number over all processes, as a float."""
+        value = value.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value.item() / self.size
+
+    def everybody(self, thing):
+        """What each process has, by rank, for all to see."""
+        found = [thing] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, thing)
+        return found
+
+    def say(self, *words):
+        """Print once, and not once for each process."""
+        if self.leads:
+            print(*words, flush=True)
+
+
+@contextmanager
+def together(engine, minutes=10):
+    """A Team for as long as it works: its members meet at the beginning and part at the end."""
+    team = Team(engine)
+    if team.size > 1:
+        dist.init_process_group(timeout=timedelta(minutes=minutes))
+    try:
+        with warnings.catch_warnings():
+            # FSDP2 warns of changes in place that transformers' blocks do not make.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+            yield team
+        if team.size > 1:
+            dist.barrier()  # nobody leaves while others still need an answer
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def held_here(model):
+    """How many numbers of a model this process keeps: all of them, or its shards."""
+    return sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in model.parameters())

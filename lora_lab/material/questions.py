@@ -1,0 +1,189 @@
+"""How the trainings of notebook 13 were made: ``python -m lora_lab.material.questions``, an hour; or one part of it.
+
+Each part answers a question that people ask: does ``dropout`` help, what is lost when a training goes on
+(``again``), and what must learn when a text has new ``tokens``? What came out is written down as soon as a training
+ends, and an interrupted part goes on where it stopped.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ..adapt import merge_lora, remove_lora, replace_linear_with_lora
+from ..training import default_loss, evaluate, set_seed, train_model
+from .adapters import PLACES, SEEDS
+from .forgetting import yardsticks
+from .hub import save_for_transformers
+from .models import WEIGHTS, TinyGPT, windows
+from .texts import ships_log, split_by_file, unicode_names
+
+QUESTIONS = WEIGHTS / "questions"
+RATES = (0.001, 0.003)
+RANK = 8
+BATCH = 16
+LENGTH = 64
+NEW_TOKENS = ("<day>", "<weather>", "<event>", "<mood>")
+# What learns beside LoRA where a text has new tokens, as PEFT is told.
+BESIDE = {
+    "LoRA alone": {},
+    "and the new rows": {"trainable_token_indices": {"embed_tokens": [96, 97, 98, 99], "lm_head": [96, 97, 98, 99]}},
+    "and all rows": {"modules_to_save": ["embed_tokens", "lm_head"]},
+}
+
+
+def plan(part):
+    """The trainings of a part: ``{name: options}``."""
+    ways = {"dropout": (0.0, 0.1, 0.3), "again": (None,), "tokens": BESIDE}[part]
+    trainings = itertools.product(ways, RATES, SEEDS)
+    return {f"{way} {rate} seed {seed}": {"way": way, "rate": rate, "seed": seed} for way, rate, seed in trainings}
+
+
+def answers(part):
+    """What was measured in a part, a dictionary for each training and moment: its options and its losses."""
+    options = plan(part)
+    return [options[name] | row for name, rows in _written(part).items() for row in rows]
+
+
+def marked(log):
+    """A log whose days are marked with the new tokens: "<day>3<weather>Wind west, fog<event>…<mood>All well."
+
+    >>> marked("Day 3. Wind west, fog. The soup tasted of rope. All well.\\n")
+    '<day>3<weather>Wind west, fog<event>The soup tasted of rope.<mood>All well.'
+    """
+    day = r"Day (\d+)\. (.*?)\. (.*\.) ((?:All well|Mood|Nobody).*)\n"
+    return re.sub(day, r"<day>\1<weather>\2<event>\3<mood>\4", log)
+
+
+def learn(model, text, steps, rate, seed=0):
+    """Steps of Adam on new pieces of a text, a batch each."""
+    pieces = windows(text, LENGTH, n=steps * BATCH, seed=seed)
+    train_model(model, *pieces, epochs=1, batch_size=BATCH, lr=rate, seed=seed, progress=False)
+
+
+def dropout(way, rate, seed):
+    """Four hundred steps on sixty days of a log, of which the text has some eighty times as many characters in all."""
+    text, test = ships_log(60), windows(ships_log(60, seed=1), LENGTH)
+    set_seed(seed)
+    model = TinyGPT.pretrained()
+    replace_linear_with_lora(model, RANK, targets=PLACES["everywhere"], dropout=way)
+    for steps in range(50, 401, 50):
+        learn(model, text, 50, rate, seed=100 * seed + steps)
+        yield {"steps": steps, "seen": evaluate(model, *windows(text, LENGTH)), "new": evaluate(model, *test)}
+
+
+def again(way, rate, seed):
+    """Names for 150 steps; then names for 150 more, or a log: with the same LoRA, or merged and with a new one."""
+    names, log, tests = split_by_file(unicode_names(), validation=True)[0], ships_log(400), yardsticks()
+    test = windows(ships_log(100, seed=1), LENGTH)
+    set_seed(seed)
+    first = TinyGPT.pretrained()
+    replace_linear_with_lora(first, RANK, targets=PLACES["everywhere"])
+    learn(first, names, 150, rate, seed)
+    yield {"then": "first stage"} | _losses(first, tests, test)
+    state = {name: value.clone() for name, value in first.state_dict().items()}
+    for text, how in itertools.product(("names", "log"), ("same LoRA", "new LoRA")):
+        model = TinyGPT.pretrained()
+        replace_linear_with_lora(model, RANK, targets=PLACES["everywhere"])
+        model.load_state_dict(state)
+        if how == "new LoRA":
+            merge_lora(model)
+            remove_lora(model)
+            replace_linear_with_lora(model, RANK, targets=PLACES["everywhere"])
+        learn(model, names if text == "names" else log, 150, rate, seed + 100)
+        yield {"then": f"{text}, {how}"} | _losses(model, tests, test)
+
+
+def _losses(model, tests, log):
+    """On names and prose held out, and on another captain's log."""
+    found = {kind: evaluate(model, *tests[kind][:2]) for kind in ("names", "prose")}
+    return found | {"log": evaluate(model, *log)}
+
+
+def tokens(way, rate, seed):
+    """A log with four new tokens in it, in 200 steps, by transformers and PEFT."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_for_transformers(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens(list(NEW_TOKENS))
+
+        def base(its_seed):
+            model = AutoModelForCausalLM.from_pretrained(folder)
+            set_seed(its_seed)  # the new rows are drawn at random, about the mean of the old ones
+            model.resize_token_embeddings(len(tokenizer))
+            return model
+
+        settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", **BESIDE[way])
+        model = get_peft_model(base(seed), settings)
+        numbers = tokenizer(marked(ships_log(400)), return_tensors="pt").input_ids[0]
+        test = tokenizer(marked(ships_log(100, seed=1)), return_tensors="pt").input_ids[0]
+        adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate, fused=True)
+        drawn = torch.Generator().manual_seed(seed)
+        for _ in range(200):
+            starts = torch.randint(len(numbers) - LENGTH, (BATCH, 1), generator=drawn)
+            piece = numbers[starts + torch.arange(LENGTH + 1)]
+            adam.zero_grad()
+            default_loss(model(piece[:, :-1]).logits, piece[:, 1:]).backward()
+            adam.step()
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        yield {"model": "in memory", "trained": trained} | _token_losses(model, test)
+        for kept, rows in {"loaded": "auto", "loaded, the rows not saved": False}.items():
+            adapter = Path(folder, kept)
+            model.save_pretrained(adapter, save_embedding_layers=rows)
+            size = (adapter / "adapter_model.safetensors").stat().st_size
+            loaded = PeftModel.from_pretrained(base(seed + 1000), adapter)
+            yield {"model": kept, "bytes": size} | _token_losses(loaded, test)
+
+
+@torch.no_grad()
+def _token_losses(model, numbers):
+    """The mean loss on a text, and on its new tokens alone."""
+    pieces = numbers[: (len(numbers) - 1) // LENGTH * LENGTH + 1]
+    X, y = pieces[:-1].view(-1, LENGTH), pieces[1:].view(-1, LENGTH)
+    model.eval()
+    each = torch.nn.functional.cross_entropy(model(X).logits.flatten(0, 1), y.flatten(), reduction="none")
+    return {"all": each.mean().item(), "new": each[y.flatten() >= 96].mean().item()}
+
+
+def make(part):
+    """Train what a part still lacks, and write each down."""
+    from tqdm.auto import tqdm
+
+    QUESTIONS.mkdir(exist_ok=True)
+    done = _written(part)
+    for name, options in tqdm(plan(part).items(), desc=part):
+        if name not in done:
+            rows = {"dropout": dropout, "again": again, "tokens": tokens}[part](**options)
+            done[name] = [{key: _short(value) for key, value in row.items()} for row in rows]
+            (QUESTIONS / f"{part}.json").write_text(json.dumps(done, indent=1))
+
+
+def _short(value):
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _written(part):
+    """What a part's file holds so far: ``{name: [row, …]}``."""
+    file = QUESTIONS / f"{part}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def main():
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m lora_lab.material.questions", description=__doc__)
+    parts = ("dropout", "again", "tokens")
+    parser.add_argument("part", choices=parts, nargs="?", help="one part; all of them when left out")
+    part = parser.parse_args().part
+    for each in [part] if part else parts:
+        make(each)
+
+
+if __name__ == "__main__":
+    main()
