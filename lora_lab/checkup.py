@@ -107,7 +107,7 @@ class _Patient:
             if not isinstance(value, torch.Tensor) or value.numel() != 1:
                 raise TypeError("loss(output, y) must return one number, as a tensor")
             parameters = list(self.trainable.values()) if value.requires_grad else []
-            self.gradients = _gradients(value, parameters)
+            self.gradients = gradients_of(value, parameters)
         self.loss, self.cut_off = value.item(), any(CUTS_OFF in str(warning.message) for warning in noted)
 
     def output(self, model, X, loss):
@@ -174,7 +174,7 @@ def _noted():
         yield noted
 
 
-def _gradients(value, parameters):
+def gradients_of(value, parameters):
     """The gradients of a loss by the ids of the parameters that get one.
 
     By ``backward``: where a model checkpoints in the reentrant way, nothing else works. What lay in ``.grad`` stays.

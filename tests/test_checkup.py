@@ -9,9 +9,14 @@ from torch import nn
 from lora_lab import LinearWithLoRA, doctor, replace_linear_with_lora, train_model
 from lora_lab.exercises import clinic
 from lora_lab.exercises.clinic import DIAGNOSES, PATIENTS, visit
+from lora_lab.exercises.clinic_peft import MORE_PATIENTS
 
 IDS = [patient.bug for patient in PATIENTS]
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=IDS)
+MORE = [patient.bug for patient in MORE_PATIENTS]
+all_seventeen = pytest.mark.parametrize("patient", PATIENTS + MORE_PATIENTS, ids=IDS + MORE)
+more_patients = pytest.mark.parametrize("patient", MORE_PATIENTS, ids=MORE)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of what the new patients have
 
 # How each bug shows: a row of the table in which the patient differs from its healthy twin, and how.
 SYMPTOMS = {
@@ -26,6 +31,12 @@ SYMPTOMS = {
     "merged twice": ("new task when in use, % right", lambda ill, well: ill < well - 10),
     "turned": ("new task when in use, % right", lambda ill, well: ill < well - 40),
     "tied": ("new task when in use, % right", lambda ill, well: ill < well - 50),
+    "head": ("new task when in use, % right", lambda ill, well: ill < well - 50),
+    "cut off": ("LoRA layers that learned", lambda ill, well: (ill, well) == (1, 3)),
+    "other targets": ("new task when in use, % right", lambda ill, well: ill < well - 20),
+    "names": ("output differs from pretrained, in use", lambda ill, well: ill == 0 < well),
+    "scale": ("output differs from pretrained, in use", lambda ill, well: ill < well / 2),
+    "saved merged": ("pretrained numbers changed, in use", lambda ill, well: well == 0 < ill),
 }
 # What the doctor says of each: when LoRA has gone in, or, of bugs that come later, at the end.
 AT_ADMISSION = {
@@ -40,6 +51,16 @@ AT_ADMISSION = {
     "tied": "untie it first",
 }
 AT_THE_END = {"merged twice": "2 times"}
+BY_PEFT = {
+    "head": "head.weight, head.bias will not be in PEFT's file",
+    "cut off": "B of fc1, fc2 gets no gradient: checkpoint(…, use_reentrant=True)",
+    "other targets": "fc1: LoRA is in there, and target_modules does not name it",
+}
+BY_PEFT_AT_THE_END = {
+    "names": "adds nothing, although it is trained",
+    "scale": "the scale of fc1, fc2 is 0.25 times what the file means",
+    "saved merged": "written into its weight once and is still added beside it",
+}
 CANT_TELL = {"turned"}
 
 
@@ -54,10 +75,12 @@ def examined(patient, ill, at_the_end=False):
 
 def test_there_are_eleven_patients_each_with_a_symptom():
     assert len(PATIENTS) == 11 and [patient.number for patient in PATIENTS] == list(range(1, 12))
-    assert set(IDS) == set(SYMPTOMS) == set(AT_ADMISSION) | set(AT_THE_END) | CANT_TELL
+    assert set(IDS) == set(AT_ADMISSION) | set(AT_THE_END) | CANT_TELL
+    assert [patient.number for patient in MORE_PATIENTS] == list(range(12, 18))
+    assert set(MORE) == set(BY_PEFT) | set(BY_PEFT_AT_THE_END) and set(IDS + MORE) == set(SYMPTOMS)
 
 
-@every_patient
+@all_seventeen
 def test_the_patient_fails_where_the_healthy_twin_does_not(patient):
     row, differs = SYMPTOMS[patient.bug]
     ill, well = (visit(patient, ill).measured[row] for ill in (True, False))
@@ -89,7 +112,32 @@ def test_the_doctor_names_the_bug_or_says_that_it_cant_be_seen(patient):
         assert all(said in problem for problem in report.problems), "nothing else is wrong with it"
 
 
-@every_patient
+def examined_by_peft(patient, ill):
+    """The doctor's report when LoRA has gone in, or, of what went wrong later, on the model that is used in the end."""
+    world, learns = patient.world(), ["head"] if patient.bug == "head" else []
+    if patient.bug in BY_PEFT:
+        model, optimizer = patient.admit(ill)
+        return doctor(model, world.new.X, world.new.y, world.pretrained, optimizer, learns=learns)
+    healthy = visit(patient, ill=False)
+    model = visit(patient, ill).model
+    return doctor(model, world.new.X, world.new.y, world.pretrained, trained=True, file=healthy.file.name)
+
+
+@more_patients
+def test_the_doctor_names_what_ails_the_patients_of_peft(patient):
+    said = (BY_PEFT | BY_PEFT_AT_THE_END)[patient.bug]
+    assert any(said in problem for problem in examined_by_peft(patient, ill=True).problems)
+    assert examined_by_peft(patient, ill=False).problems == []
+
+
+@more_patients
+def test_the_healthy_twin_of_peft_learns_and_is_the_same_in_use(patient):
+    measured = visit(patient, ill=False).measured
+    assert measured["new task, % right"] > 90
+    assert measured.get("new task when in use, % right", measured["new task, % right"]) == measured["new task, % right"]
+
+
+@all_seventeen
 def test_every_wrong_choice_says_what_speaks_against_it_and_the_right_one_gives_the_cure(patient):
     assert set(patient.why_not) == set(patient.choices) - {patient.bug} and len(patient.choices) == 4
     for letter, bug in zip("abcd", patient.choices, strict=True):
@@ -107,7 +155,7 @@ def test_what_is_no_letter_is_answered_with_the_choices(answer):
 
 
 def test_untouched_it_asks_and_gives_nothing_away():
-    for patient in PATIENTS:
+    for patient in PATIENTS + MORE_PATIENTS:
         card = patient.diagnose(...)
         assert card.sign == "…" and all(DIAGNOSES[bug] in card.choices.values() for bug in patient.choices)
         assert patient.explanation not in repr(card)

@@ -1,5 +1,7 @@
 """The bug clinic of notebook 07: eleven patients, each with one planted bug, its cure, and where it was met in the wild.
 
+More of them, whose LoRA is PEFT's, lie in ``clinic_peft``.
+
 A patient is two short pieces of code that differ in one place, ``sick`` and ``cured``. Both are run on the same small
 task, so that the symptoms can be measured on both.
 """
@@ -8,7 +10,9 @@ import copy
 import inspect
 import math
 import re
+import tempfile
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +22,12 @@ from IPython.display import display
 from torch import nn
 
 from ..adapt import count_parameters, lora_disabled, replace_linear_with_lora
+from ..checkup import as_in_training, gradients_of
 from ..find import lora_layers
 from ..layer import LinearWithLoRA, LoRALayer
 from ..material.data import Split, digits
 from ..material.models import DigitClassifier
+from ..peft_view import is_peft_model, peft_layers, plain_name
 from ..pictures.charts import twin_curves
 from ..pictures.tables import table
 from ..training import accuracy, default_loss, evaluate, train_model
@@ -247,12 +253,13 @@ def _letters():
 
 @dataclass
 class Visit:
-    """A model as it came out of its treatment, its optimizer, and what was measured on the way."""
+    """A model as it is used in the end, its optimizer, and what was measured on the way."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer | None
     losses: list[float]
     measured: dict[str, float]
+    file: tempfile.TemporaryDirectory | None = None  # of PEFT's adapter, as it was at the end of training
 
 
 @dataclass(frozen=True)
@@ -322,7 +329,8 @@ class Patient:
         """The model after LoRA went in, or should have, and before its training; and the optimizer."""
         model = copy.deepcopy(self.world().pretrained)
         torch.manual_seed(0)
-        return model, (self.sick if ill else self.cured)(model)
+        treated = (self.sick if ill else self.cured)(model)
+        return treated if isinstance(treated, tuple) else (model, treated)
 
 
 @cache
@@ -332,11 +340,12 @@ def visit(patient, ill):
     model, optimizer = patient.admit(ill)
     X, y = world.new.X, world.new.y
     loras = [module for module in model.modules() if isinstance(module, LoRALayer)]
+    loras = loras or [layer.lora for layer in peft_layers(model).values()]
 
     def right(task):
         return 100 * accuracy(model, task.X_test, task.y_test)
 
-    def difference():
+    def difference(model):
         return (model(X) - world.pretrained(X)).abs().max().item()
 
     gradient_A, gradient_B = _gradients(model, loras, X, y)
@@ -345,7 +354,7 @@ def visit(patient, ill):
         "LoRA layers": len(loras),
         "rank": loras[0].rank,
         "largest number in A at the start": max(lora.A.abs().max().item() for lora in loras),
-        "output changed before training": difference(),
+        "output changed before training": difference(model),
         "gradient of A at the start": gradient_A,
         "gradient of B at the start": gradient_B,
         "old task before training, % right": right(world.old),
@@ -360,29 +369,36 @@ def visit(patient, ill):
     rows["loss after training"] = evaluate(model, X, y)
     rows["new task, % right"] = right(world.new)
     rows["pretrained numbers changed by"] = max(_changes(model, world.pretrained), default=0.0)
-    with lora_disabled(model):
+    rows |= {"LoRA layers that learned": sum(bool(lora.B.any()) for lora in loras)} if is_peft_model(model) else {}
+    with model.disable_adapter() if is_peft_model(model) else lora_disabled(model):
         rows["old task, LoRA off, % right"] = right(world.old)
+    file = tempfile.TemporaryDirectory() if is_peft_model(model) else None
+    if file:
+        model.save_pretrained(file.name)
     if patient.afterwards:
-        patient.afterwards[0 if ill else 1](model)
+        model = patient.afterwards[0 if ill else 1](model) or model
         changes = _changes(model, world.pretrained)
         rows["pretrained numbers changed, in use"] = max(changes, default=0.0)
         rows["in so many layers"] = len(changes)
-        rows["output differs from pretrained, in use"] = difference()
+        rows["output differs from pretrained, in use"] = difference(model)
         rows["new task when in use, % right"] = right(world.new)
-    return Visit(model, optimizer, losses, rows)
+    return Visit(model, optimizer, losses, rows, file)
 
 
 def _gradients(model, loras, X, y):
     """The norm of the gradient of every A together, and of every B; zero for what is frozen."""
     parameters = [p for lora in loras for p in (lora.A, lora.B) if p.requires_grad]
-    found = torch.autograd.grad(default_loss(model(X), y), parameters) if parameters else ()
-    squares = {id(p): gradient.square().sum().item() for p, gradient in zip(parameters, found, strict=True)}
+    with as_in_training(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of checkpoints that cut a gradient off, which is what is looked for
+        found = gradients_of(default_loss(model(X), y), parameters)
+    squares = {number: gradient.square().sum().item() for number, gradient in found.items()}
     return [sum(squares.get(id(getattr(lora, half)), 0.0) for lora in loras) ** 0.5 for half in "AB"]
 
 
 def _changes(model, pretrained):
     """The largest change in each pretrained layer whose numbers are no longer what they were."""
-    now = {re.sub(r"(\.linear)+\.", ".", name): p for name, p in model.named_parameters(remove_duplicate=False)}
+    named = model.named_parameters(remove_duplicate=False)
+    now = {re.sub(r"(\.linear)+\.", ".", plain_name(model, name)): p for name, p in named}
     before = pretrained.named_parameters(remove_duplicate=False)
     return [change for name, p in before if (change := (now[name] - p).abs().max().item())]
 
@@ -412,6 +428,12 @@ DIAGNOSES = {
     "slow": "the learning rate is too low",
     "fast": "the learning rate is too high",
     "rank": "the rank is not what it should be",
+    "head": "what was trained beside LoRA is not in the file",
+    "cut off": "gradients do not pass a checkpoint",
+    "other targets": "LoRA was put in again with other targets",
+    "names": "the file's names are not the model's",
+    "scale": "the scale is not the one that it was trained with",
+    "saved merged": "it was saved while merged",
 }
 
 PATIENTS = [
