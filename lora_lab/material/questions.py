@@ -31,6 +31,7 @@ NEW_TOKENS = ("<day>", "<weather>", "<event>", "<mood>")
 # What learns beside LoRA where a text has new tokens, as PEFT is told.
 BESIDE = {
     "LoRA alone": {},
+    "LoRA alone, rows at random": {},
     "and the new rows": {"trainable_token_indices": {"embed_tokens": [96, 97, 98, 99], "lm_head": [96, 97, 98, 99]}},
     "and all rows": {"modules_to_save": ["embed_tokens", "lm_head"]},
 }
@@ -116,8 +117,10 @@ def tokens(way, rate, seed):
 
         def base(its_seed):
             model = AutoModelForCausalLM.from_pretrained(folder)
-            set_seed(its_seed)  # the new rows are drawn at random, about the mean of the old ones
-            model.resize_token_embeddings(len(tokenizer))
+            set_seed(its_seed)
+            model.resize_token_embeddings(len(tokenizer))  # the new rows are the old ones' mean, all alike
+            if way == "LoRA alone, rows at random":
+                _scatter(model.get_input_embeddings().weight, model.get_output_embeddings().weight)
             return model
 
         settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", **BESIDE[way])
@@ -140,6 +143,13 @@ def tokens(way, rate, seed):
             size = (adapter / "adapter_model.safetensors").stat().st_size
             loaded = PeftModel.from_pretrained(base(seed + 1000), adapter)
             yield {"model": kept, "bytes": size} | _token_losses(loaded, test)
+
+
+@torch.no_grad()
+def _scatter(*tables):
+    """Fill the rows of the new tokens, in tables (tokens, width), with numbers at random, as large as the others."""
+    for table in tables:
+        table[-len(NEW_TOKENS) :].normal_().mul_(table[: -len(NEW_TOKENS)].std())
 
 
 @torch.no_grad()
