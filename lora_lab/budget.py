@@ -90,3 +90,40 @@ def step_memory(shape, rank, pieces, length, *, weight_bits=16, lora_bits=32, ot
         "optimizer": 2 * lora,
         "activations": tokens * (kept + shape.vocabulary) * other_bits / 8,
     }
+
+
+def memory_of_a_card(shape, rank, cards, engine, pieces, length, **settings):
+    """Bytes on each of several cards for a step of ``pieces`` a card, as ``step_memory`` has them and by its settings.
+
+    With the engine "ddp" each card has a copy of everything, with "fsdp" a shard of everything but its activations, and
+    beside them one block that is gathered whole for as long as it works.
+    """
+    cards = whole_number("cards", cards)
+    parts = step_memory(shape, rank, pieces, length, **settings)
+    if _is_sharded(engine):
+        shards = {part: size / cards for part, size in parts.items() if part != "activations"}
+        blocks = shape.in_blocks() * settings.get("weight_bits", 16) + shape.of_lora(rank) * settings.get(
+            "lora_bits", 32
+        )
+        parts |= shards | {"gathered": blocks / shape.depth / 8}
+    return parts
+
+
+def sent_by_a_card(shape, rank, cards, engine, *, weight_bits=16, lora_bits=32, other_bits=16):
+    """Bytes that each of several cards in a ring sends to the next in one step of LoRA in all layers of the blocks.
+
+    With "ddp" LoRA's gradients are summed: they go round twice. With "fsdp" all weights go round once on the way
+    forward, those of the blocks once more on the way back, and LoRA's gradients once. A rank of None is full
+    fine-tuning, whose gradients are all of them.
+    """
+    ring = 1 - 1 / whole_number("cards", cards)
+    lora = 0 if rank is None else shape.of_lora(whole_number("rank", rank)) * lora_bits / 8
+    blocks, others = shape.in_blocks() * weight_bits / 8 + lora, shape.elsewhere() * other_bits / 8
+    gradients = blocks + others if rank is None else lora
+    return ring * (2 * blocks + others + gradients if _is_sharded(engine) else 2 * gradients)
+
+
+def _is_sharded(engine):
+    if engine not in ("ddp", "fsdp"):
+        raise ValueError(f"engine={engine!r} is unknown; choose 'ddp' for copies or 'fsdp' for shards")
+    return engine == "fsdp"

@@ -23,7 +23,7 @@ def file_problems(folder, layers=None):
     try:
         config = PeftConfig.read(folder / CONFIG_FILE)
         parts, _ = read_tensors(folder)
-        names = list(dict.fromkeys(name for name, _ in parts))
+        names = sorted({name for name, _ in parts})
         return [*_by_itself(config, parts, names), *_beside(config, parts, names, layers or {})]
     except AdapterFileError as error:
         return [str(error)]
@@ -38,7 +38,7 @@ def _by_itself(config, parts, names):
         if lacking:
             yield f"the file has no {half} for {listed(lacking)}"
     rank_of = {"A": 0, "B": 1}
-    for (name, half), tensor in parts.items():
+    for (name, half), tensor in sorted(parts.items(), key=lambda part: part[0]):
         rank = config.settings(name)["rank"]
         if half in rank_of and (not tensor.numel() or tensor.shape[rank_of[half]] != rank):
             yield f"{half} of {name} has shape {tuple(tensor.shape)}, and the configuration says rank {rank}"

@@ -236,13 +236,15 @@ def test_two_processes_learn_what_one_learns(engine, room, words):
     one, two = map(_tensors, weights)
     assert one.keys() == two.keys() and all(torch.allclose(one[key], two[key], atol=1e-3) for key in one)
     assert any(tensor.any() for key, tensor in two.items() if "lora_B" in key)
-    lora = sum(tensor.numel() for tensor in two.values())
+    lora, whole = sum(tensor.numel() for tensor in two.values()), 2 * _held(together.stdout)
     if engine == "ddp":
-        assert f"{4 * lora:,} bytes of gradients a step" in together.stdout
+        assert f"each process sent {4 * lora:,} bytes a step" in together.stdout, "the gradients, in two halves"
+        assert whole == 2 * _parameters(room / "alone"), "two whole copies"
     else:
-        held = next(line for line in together.stdout.splitlines() if "(fsdp) hold" in line)
-        first, second = (int(word.replace(",", "")) for word in held.split() if word[0].isdigit() and "," in word)
-        assert abs(first - second) < 0.1 * first
+        # Every weight on the way forward, those of the blocks again on the way back, and LoRA's gradients: half each.
+        blocks = _parameters(room / "alone", inside=".layers.")
+        assert f"each process sent {4 * (whole + blocks + lora) // 2:,} bytes a step" in together.stdout
+        assert whole == pytest.approx(_parameters(room / "alone"), rel=0.02), "shards are filled up to equal sizes"
 
 
 def test_shards_can_be_gone_on_with_by_one_process(room, words, capsys):
@@ -289,6 +291,18 @@ def _tensors(path):
     from safetensors.torch import load_file
 
     return load_file(path)
+
+
+def _held(said):
+    """How many numbers the first of two processes has said to hold."""
+    line = next(line for line in said.splitlines() if " hold " in line)
+    return int(line.split(" hold ")[1].split()[0].replace(",", ""))
+
+
+def _parameters(folder, inside=""):
+    """How many numbers an adapted model has in the modules of this name, A and B among them."""
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(folder)
+    return sum(p.numel() for name, p in model.named_parameters() if inside in name)
 
 
 def _children(pid):

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -81,8 +82,8 @@ def _run(options, words):
             print(f"error: the training has ended early; {_what_is_left(options.out)}", file=sys.stderr)
         return status
     with together(options.engine) as team:
-        if team.size > 1:  # when one process is gone, torchrun ends the others
-            signal.signal(signal.SIGTERM, lambda *_: _end_without_the_others(options))
+        if team.size > 1:
+            _listen_for_the_end(options)
         if settings.batch % team.size:
             raise ValueError(f"--batch {settings.batch} can't be divided among {team.size} processes; take a multiple")
         state = _before(settings, options.resume, team)
@@ -131,9 +132,10 @@ def _before(settings, resume, team):
             said = ", ".join(f"--{name.replace('_', '-')} was {state['progress']['told'][name]}" for name in other)
             raise ValueError(f"this is another training than the one in {str(out)!r}: {said}")
         return state
+    taken = out.exists() and (not out.is_dir() or any(path.name != "base" for path in out.iterdir()))
     if team.size > 1:
         torch.distributed.barrier()  # everybody has looked before the first one makes the folder
-    if out.exists() and (not out.is_dir() or any(path.name != "base" for path in out.iterdir())):
+    if taken:
         raise ValueError(f"{str(out)!r} is there already; --resume goes on with it, --out names another folder")
     return None
 
@@ -169,6 +171,24 @@ def _open(settings, team):
 
 def _is_broken_off(error):
     return any(said in str(error) for said in ("Connection closed", "Connection reset", "Broken pipe", "recvValue"))
+
+
+def _listen_for_the_end(options):
+    """When one process is gone, torchrun tells the others to stop, and this one says so.
+
+    A thread listens, since the main one may be waiting in torch for the one that is gone.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(told)
+
+    def listen():
+        while os.read(heard, 1) != bytes([signal.SIGTERM]):
+            pass
+        _end_without_the_others(options)
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def _end_without_the_others(options):

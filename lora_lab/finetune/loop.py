@@ -87,7 +87,7 @@ def train(model, pieces, settings, team, state=None):
                 _measure(step, losses, run, model, optimizer, pieces, settings, progress, team)
                 losses = []
     if team.sent:
-        team.say(f"{team.sent // (progress.step - done):,} bytes of gradients a step went to the network")
+        team.say(f"each process sent {team.sent // (progress.step - done):,} bytes a step")
     return progress
 
 
@@ -110,8 +110,9 @@ def _step(run, optimizer, pieces, step, settings, team):
 
 def _measure(step, losses, run, model, optimizer, pieces, settings, progress, team):
     """The held-out loss, said and written down; the adapter where it is the best so far, and a checkpoint."""
-    train = sum(losses) / len(losses) if losses else None
+    train, sent = sum(losses) / len(losses) if losses else None, team.sent
     held_out = _held_out(run, pieces.held_out, settings.batch, team)
+    team.sent = sent  # of training alone
     if progress.note(step, train, held_out):
         _save(run, model, settings, team)
     told = asdict(settings)

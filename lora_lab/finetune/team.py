@@ -12,10 +12,16 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 ENGINES = ("ddp", "fsdp")
+# torch renamed them in 2.13.
+GATHER = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+SUM_INTO_SHARDS = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
 class Team:
-    """This process and those beside it. ``sent`` counts the bytes of gradients that DDP has handed to the network."""
+    """This process and those beside it. ``sent`` counts the bytes that it has sent to them, as a ring of n does.
+
+    There a sum over all takes 2 (n − 1) / n of what is summed, and gathering, or summing shards, half of that.
+    """
 
     def __init__(self, engine):
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -35,12 +41,21 @@ class Team:
             # A block is gathered when it is needed and let go again, and what lies outside all blocks at the end.
             for module in list(model.modules()):
                 if type(module).__name__ in model._no_split_modules:
-                    fully_shard(module)
-            fully_shard(model)
+                    self._shard(module)
+            self._shard(model)
         return model
 
+    def _shard(self, module):
+        fully_shard(module)
+        module.set_custom_all_gather(_Counted(self, GATHER))
+        module.set_custom_reduce_scatter(_Counted(self, SUM_INTO_SHARDS))
+
+    def count(self, tensor, times):
+        """Count what a ring sends for a whole tensor that goes round so many times."""
+        self.sent += times * (self.size - 1) * tensor.numel() * tensor.element_size() // self.size
+
     def _count(self, _, bucket):
-        self.sent += bucket.buffer().numel() * bucket.buffer().element_size()
+        self.count(bucket.buffer(), 2)
         return allreduce_hook(None, bucket)
 
     def mean(self, value):
@@ -65,9 +80,13 @@ class Team:
 
 @contextmanager
 def together(engine, minutes=10):
-    """A Team for as long as it works: its members meet at the beginning and part at the end."""
+    """A Team for as long as it works: its members meet at the beginning and part at the end.
+
+    Where they have met before, by ``init_process_group``, they stay together afterwards.
+    """
     team = Team(engine)
-    if team.size > 1:
+    meet = team.size > 1 and not dist.is_initialized()
+    if meet:
         dist.init_process_group(timeout=timedelta(minutes=minutes))
     try:
         with warnings.catch_warnings():
@@ -77,8 +96,23 @@ def together(engine, minutes=10):
         if team.size > 1:
             dist.barrier()  # nobody leaves while others still need an answer
     finally:
-        if dist.is_initialized():
+        if meet:
             dist.destroy_process_group()
+
+
+class _Counted:
+    """torch's way of gathering shards, or of summing into shards, with a count of what it sends."""
+
+    def __init__(self, team, send):
+        self.team, self.send = team, send
+
+    def allocate(self, size, *, dtype, device):
+        """Room for what arrives."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(self, output_tensor, input_tensor, group, *reduction, async_op=False, **named):
+        self.team.count(max(output_tensor, input_tensor, key=torch.numel), 1)
+        return self.send(output_tensor, input_tensor, *reduction, group=group, async_op=async_op, **named)
 
 
 def held_here(model):

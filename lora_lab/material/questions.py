@@ -1,8 +1,8 @@
 """How the trainings of notebook 13 were made: ``python -m lora_lab.material.questions``, an hour; or one part of it.
 
 Each part answers a question that people ask: does ``dropout`` help, what is lost when a training goes on
-(``again``), and what must learn when a text has new ``tokens``? What came out is written down as soon as a training
-ends, and an interrupted part goes on where it stopped.
+(``again``, beside ``unbroken``), and what must learn when a text has new ``tokens``? What came out is written down as
+soon as a training ends, and an interrupted part goes on where it stopped.
 """
 
 import argparse
@@ -39,7 +39,7 @@ BESIDE = {
 
 def plan(part):
     """The trainings of a part: ``{name: options}``."""
-    ways = {"dropout": (0.0, 0.1, 0.3), "again": (None,), "tokens": BESIDE}[part]
+    ways = {"dropout": (0.0, 0.1, 0.3), "tokens": BESIDE}.get(part, ("LoRA",))
     trainings = itertools.product(ways, RATES, SEEDS)
     return {f"{way} {rate} seed {seed}": {"way": way, "rate": rate, "seed": seed} for way, rate, seed in trainings}
 
@@ -60,10 +60,11 @@ def marked(log):
     return re.sub(day, r"<day>\1<weather>\2<event>\3<mood>\4", log)
 
 
-def learn(model, text, steps, rate, seed=0):
-    """Steps of Adam on new pieces of a text, a batch each."""
+def learn(model, text, steps, rate, seed=0, adam=None):
+    """Steps of Adam, a new one unless it is given, on new pieces of a text, a batch each."""
     pieces = windows(text, LENGTH, n=steps * BATCH, seed=seed)
-    train_model(model, *pieces, epochs=1, batch_size=BATCH, lr=rate, seed=seed, progress=False)
+    own = {"optimizer": lambda parameters, lr: adam} if adam else {}
+    train_model(model, *pieces, epochs=1, batch_size=BATCH, lr=rate, seed=seed, progress=False, **own)
 
 
 def dropout(way, rate, seed):
@@ -97,6 +98,18 @@ def again(way, rate, seed):
             replace_linear_with_lora(model, RANK, targets=PLACES["everywhere"])
         learn(model, names if text == "names" else log, 150, rate, seed + 100)
         yield {"then": f"{text}, {how}"} | _losses(model, tests, test)
+
+
+def unbroken(way, rate, seed):
+    """The same 300 steps on names as in ``again``, with one LoRA and one Adam from the beginning to the end."""
+    names, tests = split_by_file(unicode_names(), validation=True)[0], yardsticks()
+    set_seed(seed)
+    model = TinyGPT.pretrained()
+    replace_linear_with_lora(model, RANK, targets=PLACES["everywhere"])
+    adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate, fused=True)
+    for its_seed in (seed, seed + 100):
+        learn(model, names, 150, rate, its_seed, adam)
+    yield {"then": "names, without a break"} | _losses(model, tests, windows(ships_log(100, seed=1), LENGTH))
 
 
 def _losses(model, tests, log):
@@ -162,6 +175,9 @@ def _token_losses(model, numbers):
     return {"all": each.mean().item(), "new": each[y.flatten() >= 96].mean().item()}
 
 
+PARTS = {"dropout": dropout, "again": again, "unbroken": unbroken, "tokens": tokens}
+
+
 def make(part):
     """Train what a part still lacks, and write each down."""
     from tqdm.auto import tqdm
@@ -170,7 +186,7 @@ def make(part):
     done = _written(part)
     for name, options in tqdm(plan(part).items(), desc=part):
         if name not in done:
-            rows = {"dropout": dropout, "again": again, "tokens": tokens}[part](**options)
+            rows = PARTS[part](**options)
             done[name] = [{key: _short(value) for key, value in row.items()} for row in rows]
             (QUESTIONS / f"{part}.json").write_text(json.dumps(done, indent=1))
 
@@ -188,10 +204,9 @@ def _written(part):
 def main():
     """What the command line says."""
     parser = argparse.ArgumentParser(prog="python -m lora_lab.material.questions", description=__doc__)
-    parts = ("dropout", "again", "tokens")
-    parser.add_argument("part", choices=parts, nargs="?", help="one part; all of them when left out")
+    parser.add_argument("part", choices=PARTS, nargs="?", help="one part; all of them when left out")
     part = parser.parse_args().part
-    for each in [part] if part else parts:
+    for each in [part] if part else PARTS:
         make(each)
 
 
