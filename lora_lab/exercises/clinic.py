@@ -364,7 +364,9 @@ def visit(patient, ill):
         losses = [rows["loss before training"]] * world.epochs
     else:
         own = {"optimizer": lambda parameters, lr: optimizer, "progress": False}
-        losses = train_model(model, X, y, world.epochs, LR, batch_size=64, **own).train
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the owner did not read them
+            losses = train_model(model, X, y, world.epochs, LR, batch_size=64, **own).train
         losses += [math.nan] * (world.epochs - len(losses))  # where it diverged
     rows["loss after training"] = evaluate(model, X, y)
     rows["new task, % right"] = right(world.new)

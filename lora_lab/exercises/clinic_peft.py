@@ -166,7 +166,7 @@ def _digits():
 
 @cache
 def _checkpointed():
-    model = Checkpointed().double()
+    model = Checkpointed().double().eval()
     model.load_state_dict(_digits().pretrained.state_dict())
     return World(model, _digits().new, _digits().old)
 

@@ -154,7 +154,7 @@ def _say_who_holds_what(model, team):
 
 
 def _bar(done, steps, team):
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     # None: a bar where there is a terminal, and none in a file or a notebook's output.
     off = None if team.leads else True
