@@ -41,9 +41,13 @@ class Shape:
 
     def elsewhere(self):
         """How many numbers the embeddings, the head, norms and biases have."""
-        norms = self.width * (2 * self.depth + 1) * (1 if self.gated else 2)
-        biases = 0 if self.gated else self.depth * (self.hidden + self.width)
-        return (2 * self.vocabulary + self.context) * self.width + norms + biases
+        last_norm = self.width * (1 if self.gated else 2)
+        return (2 * self.vocabulary + self.context) * self.width + last_norm + self.small_in_blocks()
+
+    def small_in_blocks(self):
+        """How many numbers the norms and biases of all blocks have."""
+        norms = 2 * self.width * (1 if self.gated else 2)
+        return self.depth * (norms + (0 if self.gated else self.hidden + self.width))
 
     def of_lora(self, rank):
         """How many numbers LoRA of a rank has in all linear layers of the blocks."""
@@ -96,16 +100,16 @@ def memory_of_a_card(shape, rank, cards, engine, pieces, length, **settings):
     """Bytes on each of several cards for a step of ``pieces`` a card, as ``step_memory`` has them and by its settings.
 
     With the engine "ddp" each card has a copy of everything, with "fsdp" a shard of everything but its activations, and
-    beside them one block that is gathered whole for as long as it works.
+    "gathered" beside them, whole: the block at work, the next one, which is fetched meanwhile, and what lies outside.
     """
     cards = whole_number("cards", cards)
     parts = step_memory(shape, rank, pieces, length, **settings)
     if _is_sharded(engine):
         shards = {part: size / cards for part, size in parts.items() if part != "activations"}
-        blocks = shape.in_blocks() * settings.get("weight_bits", 16) + shape.of_lora(rank) * settings.get(
-            "lora_bits", 32
-        )
-        parts |= shards | {"gathered": blocks / shape.depth / 8}
+        lora = shape.of_lora(rank) * settings.get("lora_bits", 32)
+        block = (shape.in_blocks() * settings.get("weight_bits", 16) + lora) / shape.depth
+        outside = (shape.elsewhere() - shape.small_in_blocks()) * settings.get("other_bits", 16)
+        parts |= shards | {"gathered": (2 * block + outside) / 8}
     return parts
 
 
@@ -118,7 +122,8 @@ def sent_by_a_card(shape, rank, cards, engine, *, weight_bits=16, lora_bits=32, 
     """
     ring = 1 - 1 / whole_number("cards", cards)
     lora = 0 if rank is None else shape.of_lora(whole_number("rank", rank)) * lora_bits / 8
-    blocks, others = shape.in_blocks() * weight_bits / 8 + lora, shape.elsewhere() * other_bits / 8
+    small = shape.small_in_blocks() * other_bits / 8
+    blocks, others = shape.in_blocks() * weight_bits / 8 + small + lora, shape.elsewhere() * other_bits / 8 - small
     gradients = blocks + others if rank is None else lora
     return ring * (2 * blocks + others + gradients if _is_sharded(engine) else 2 * gradients)
 

@@ -66,7 +66,10 @@ class _Patient:
     def __init__(self, model, X, pretrained, optimizer, trained, learns, file):
         self.model, self.X, self.file = model, X, file
         self.by_peft = any(map(is_peft_layer, model.modules()))
+        if not self.by_peft and is_peft_model(model):
+            raise ValueError("PEFT has put no LoRA of matrices into this model, and the doctor knows no other method")
         self.layers = peft_layers(model) if self.by_peft else lora_layers(model)
+        self.names = {layer.name if self.by_peft else name for name, layer in self.layers.items()}
         self.pretrained, self.optimizer, self.trained, self.learns = pretrained, optimizer, trained, learns
         self.nested = [name for name, layer in self.layers.items() if _has_lora(layer.linear)]
         # PEFT's own names are long, and its wrappers nothing that a learner has typed.
@@ -79,10 +82,20 @@ class _Patient:
         }
         self.halves = set(map(id, self.adapter.values()))
         self.whole = {id(p) for name, p in model.named_parameters() if ".modules_to_save." in name}
-        own = self.halves | self.whole
+        own = self.halves | self.whole | self._known_to_peft()
         self.others = [name for name, p in self.trainable.items() if id(p) not in own and not self.means(name)]
         if pretrained is not None and any(map(_has_lora, pretrained.modules())):
             raise ValueError("pretrained has LoRA in it; pass a copy that was made before: copy.deepcopy(model)")
+
+    def _known_to_peft(self):
+        """What else PEFT trains when it is asked to: magnitudes, embeddings' LoRA, single rows, biases."""
+        bias = peft_options(self.model).get("bias", "none") if self.by_peft else "none"
+        known = set()
+        for name, p in self.model.named_parameters() if self.by_peft else ():
+            asked = name.endswith(".bias") and (bias == "all" or (bias == "lora_only" and ".base_layer." in name))
+            if ".lora_" in name or ".trainable_tokens_" in name or asked:
+                known.add(id(p))
+        return known
 
     def plain(self, full_name):
         """A parameter's name as it was before LoRA came."""
@@ -102,7 +115,8 @@ class _Patient:
         with mode(False, *models), torch.no_grad():
             output = self.output(self.model, X, loss)
             self.difference = self._difference(X, output)
-        with mode(False, self.model), as_in_training(self.model), torch.enable_grad(), _noted() as noted:
+        own_path = as_in_training(self.model)
+        with mode(False, self.model), own_path, _seeded(), torch.enable_grad(), _noted() as noted:
             value = (loss or default_loss)(self.output(self.model, X, loss), y)
             if not isinstance(value, torch.Tensor) or value.numel() != 1:
                 raise TypeError("loss(output, y) must return one number, as a tensor")
@@ -164,6 +178,14 @@ def _few(names):
 
 def _has_lora(module):
     return isinstance(module, LinearWithLoRA) or is_peft_layer(module)
+
+
+@contextmanager
+def _seeded():
+    """Whatever is still drawn at random is drawn the same each time, and the caller's numbers stay what they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @contextmanager
@@ -243,14 +265,16 @@ def _frozen(patient):
     frozen = [name for name, p in patient.adapter.items() if not p.requires_grad and name not in meant]
     if frozen and patient.by_peft and patient.file is not None:
         return  # an adapter that was loaded to be used, as PEFT does it
-    if frozen and patient.by_peft:
+    if frozen and patient.by_peft and not any(layer.enabled for layer in patient.layers.values()):
+        yield "all of LoRA is switched off, and frozen, as PEFT does it: model.enable_adapter_layers()"
+    elif frozen and patient.by_peft:
         yield f"{_few(frozen)} can't learn: loaded without is_trainable=True, or frozen after LoRA went in?"
     elif frozen:
         yield f"{_few(frozen)} can't learn: frozen after LoRA went in? Freeze first, then put LoRA in"
 
 
 def _others_learn(patient):
-    inside = [name for name in patient.others if patient.plain(name).rpartition(".")[0] in patient.layers]
+    inside = [name for name in patient.others if patient.plain(name).rpartition(".")[0] in patient.names]
     if inside:
         yield f"also learns: {_few(inside)}, in layers that LoRA should leave as they were; freeze all of them"
     outside = [name for name in patient.others if name not in inside]
@@ -271,7 +295,7 @@ def _put_in_again(patient):
     if options.get("peft_type") != "LORA" or not options.get("target_modules"):
         return
     config = PeftConfig(options)
-    unnamed = [name for name in patient.layers if not config.adapts(name)]
+    unnamed = sorted(name for name in patient.names if not config.adapts(name))
     if unnamed:
         yield (
             f"{_few(unnamed)}: LoRA is in there, and target_modules does not name it, so it will not be loaded: put "
@@ -313,6 +337,8 @@ def _silent(patient):
 def _start(patient):
     if patient.trained or patient.nested:
         return
+    if peft_options(patient.model).get("init_lora_weights", True) not in (True, "loftq"):
+        return  # PiSSA, OLoRA and others start elsewhere, and change W to make up for it
     started = [name for name, layer in patient.layers.items() if _adds_nothing(layer)]
     wrong = [name for name in patient.layers if name not in started]
     if wrong:
@@ -386,13 +412,16 @@ def _changed(patient):
     """Whether everything that was pretrained still is what it was; if not, whether an update was added into it."""
     if patient.pretrained is None or patient.nested:
         return
+    if peft_options(patient.model).get("init_lora_weights", True) in ("pissa", "olora", "corda", "mica", "loftq"):
+        return
     before = dict(patient.pretrained.named_parameters(remove_duplicate=False))
     for full_name, now in patient.model.named_parameters():
         name = patient.plain(full_name)
         layer_name, _, own = name.rpartition(".")
         layer = patient.layers.get(layer_name)
-        if id(now) in patient.halves | patient.whole or patient.means(name) or ".lora_" in full_name:
-            continue
+        known = id(now) in patient.halves | patient.whole or ".lora_" in full_name or "token_adapter" in full_name
+        if known or patient.means(name) or (layer is not None and layer.merged is True):
+            continue  # PEFT merges in place, and takes it out again
         if name not in before or before[name].shape != now.shape:
             yield f"{name} is not in the pretrained model in this shape; pass a copy of the same model"
         elif not torch.equal(now, before[name]) and layer is not None and own == "weight":

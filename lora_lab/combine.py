@@ -9,21 +9,34 @@ import copy
 import torch
 
 from .checks import finite_number, positive_number, weight_of
-from .find import linear_layers, listed, lora_layers
+from .find import adapted_layers, linear_layers, listed, lora_layers, refuse_tied
+from .layer import LinearWithLoRA
 
 
 def updates_of(model):
-    """What an adapted model adds to its weights: ``{"fc1": ΔW (in, out), …}``."""
-    return {name: layer.lora.delta().detach() for name, layer in lora_layers(model).items()}
+    """What an adapted model adds to its weights: ``{"fc1": ΔW (in, out), …}``. For PiSSA and DoRA, too."""
+    updates = {}
+    for name, layer in lora_layers(model).items():
+        plain = type(layer) is LinearWithLoRA
+        delta = layer.lora.delta() if plain else (layer.total_weight() - weight_of(layer.linear)).T
+        updates[name] = delta.detach()
+    return updates
 
 
 def with_updates(model, updates, strength=1.0):
     """A copy of a plain model whose weights have these updates, {name: (in, out)}, added to them."""
+    if adapted_layers(model):
+        raise ValueError("this model has an adapter already; take it out with remove_lora(model) first")
     strength, moved = finite_number("strength", strength, "try 1"), copy.deepcopy(model)
     layers = linear_layers(moved)
     strange = [name for name in updates if name not in layers]
     if strange:
         raise ValueError(f"the updates are for {listed(strange)}, which this model does not have")
+    refuse_tied(moved, {name: layers[name] for name in updates}, "the update would change all of them")
+    for name, delta in updates.items():
+        if delta.T.shape != weight_of(layers[name]).shape:
+            wanted = tuple(weight_of(layers[name]).T.shape)
+            raise ValueError(f"the update of {name} is {tuple(delta.shape)}, and the layer takes {wanted}")
     with torch.no_grad():
         for name, delta in updates.items():
             weight_of(layers[name]).add_(strength * delta.T)

@@ -3,15 +3,17 @@
 Nothing is merged and nothing is swapped. W is multiplied once for the whole batch, as if there were no adapters.
 """
 
+import copy
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from .adapt import wrap_layers
-from .adapter_file import load_adapter
+from .adapter_file import CONFIG_FILE, AdapterFileError, load_adapter
 from .checks import weight_of
 from .find import adapted_layers, linear_layers, listed, lora_layers
+from .peft_config import PeftConfig
 
 
 class LinearWithManyLoRAs(nn.Module):
@@ -41,44 +43,63 @@ class LinearWithManyLoRAs(nn.Module):
         if len(self.which) != len(x):
             raise ValueError(f"the batch has {len(x)} rows and which_adapter names {len(self.which)}; one for each row")
         A, B = self.A[self.which], self.B[self.which]
-        tokens = x.view(len(x), -1, x.shape[-1])
+        tokens = x.reshape(len(x), -1, x.shape[-1])
         return y + (tokens @ A @ B).view(y.shape)
 
 
 def put_side_by_side(model, folders):
-    """Put several adapters beside a model, {name: folder}; the model computes as before until rows name theirs.
+    """Put several adapters beside a model, {name: folder}, and freeze it; it computes as before until rows name theirs.
 
-    Each is loaded as ``load_adapter`` does, so a file that does not fit is refused, and the model is as it was.
+    Each is read as ``load_adapter`` does it. A file that does not fit, that is no plain LoRA or that brings a head or
+    biases with it is refused, and the model is as it was.
     """
-    if adapted_layers(model):
-        raise ValueError("this model has an adapter already; take it out with remove_lora(model) first")
-    found = {}
+    if adapted_layers(model) or any(isinstance(module, LinearWithManyLoRAs) for module in model.modules()):
+        raise ValueError("this model has adapters already; begin with a plain one, or with remove_lora(model)")
+    learned, found = [parameter for parameter in model.parameters() if parameter.requires_grad], {}
+    # The same weights in other layers, into which one adapter after the other is loaded.
+    shell = copy.deepcopy(model, {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]})
     try:
         for name, folder in folders.items():
-            load_adapter(model, folder)
-            found[name] = {place: layer.lora for place, layer in lora_layers(model).items()}
-    finally:
-        wrap_layers(model, {})
+            found[name] = _loras(shell, folder)
+    except Exception:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+        raise
     layers = linear_layers(model)
     for place in layers:
         if any(place in loras for loras in found.values()):
             side_by_side = LinearWithManyLoRAs(layers[place], [loras.get(place) for loras in found.values()])
             model.set_submodule(place, side_by_side)
+    model.requires_grad_(False)
     model.adapter_names = list(folders)
+
+
+def _loras(shell, folder):
+    """The LoRALayers of an adapter's file by the names of their layers, if it holds nothing else."""
+    options = PeftConfig.read(Path(folder) / CONFIG_FILE).options
+    beside = [key for key in ("modules_to_save", "use_dora") if options.get(key)]
+    beside += ["bias"] * (options.get("bias", "none") != "none")
+    if beside:
+        raise AdapterFileError(f"{folder} has {listed(beside)}; side by side there is room for plain LoRA alone")
+    load_adapter(shell, folder)
+    return {place: layer.lora for place, layer in lora_layers(shell).items()}
 
 
 @contextmanager
 def which_adapter(model, names):
     """Within the ``with`` block row i of a batch gets the adapter ``names[i]``; None is the model without any."""
+    names, layers = list(names), [module for module in model.modules() if isinstance(module, LinearWithManyLoRAs)]
+    if not layers:
+        raise ValueError("this model has no adapters side by side; begin with put_side_by_side(model, folders)")
     strange = sorted({name for name in names if name is not None} - set(model.adapter_names))
     if strange:
         raise ValueError(f"there is no adapter {strange[0]!r} beside this model; it has {listed(model.adapter_names)}")
-    which = torch.tensor([-1 if name is None else model.adapter_names.index(name) for name in names])
-    layers = [module for module in model.modules() if isinstance(module, LinearWithManyLoRAs)]
+    numbers = [-1 if name is None else model.adapter_names.index(name) for name in names]
+    which, before = torch.tensor(numbers, dtype=torch.long), [layer.which for layer in layers]
     try:
         for layer in layers:
             layer.which = which.to(layer.A.device)
         yield model
     finally:
-        for layer in layers:
-            layer.which = None
+        for layer, own in zip(layers, before, strict=True):
+            layer.which = own

@@ -35,7 +35,8 @@ class PeftLayer:
 
     fixed = ()
 
-    def __init__(self, module, adapter):
+    def __init__(self, name, module, adapter):
+        self.name = name  # the layer's own, where several adapters are active
         self.linear, self.in_features = module.base_layer, module.in_features
         A, B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
         self.lora = PeftLoRA(A, B, module.scaling[adapter])
@@ -53,8 +54,9 @@ class PeftLayer:
 
 
 def is_peft_layer(module):
-    """Whether PEFT has put LoRA beside this linear layer."""
-    return hasattr(module, "base_layer") and len(getattr(module, "lora_A", ())) > 0
+    """Whether PEFT has put LoRA beside this linear layer: with matrices, not beside a convolution or in another way."""
+    loras = getattr(module, "lora_A", {})
+    return hasattr(module, "base_layer") and len(loras) > 0 and next(iter(loras.values())).weight.dim() == 2
 
 
 def is_peft_model(model):
@@ -70,7 +72,7 @@ def peft_layers(model):
             name = plain_name(model, full_name)
             adapters = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
             for adapter in adapters:
-                found[name if len(adapters) == 1 else f"{name} ({adapter})"] = PeftLayer(module, adapter)
+                found[name if len(adapters) == 1 else f"{name} ({adapter})"] = PeftLayer(name, module, adapter)
     return found
 
 
@@ -96,7 +98,8 @@ def saved_by_peft(model):
     """The ids of the parameters that ``save_pretrained`` would write: LoRA's own, and modules to save."""
     from peft import get_peft_model_state_dict
 
-    pointers = {tensor.data_ptr() for tensor in get_peft_model_state_dict(model).values()}
+    states = [get_peft_model_state_dict(model, adapter_name=name) for name in model.peft_config]
+    pointers = {tensor.data_ptr() for state in states for tensor in state.values()}
     return {id(parameter) for parameter in model.parameters() if parameter.data_ptr() in pointers}
 
 

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_lab import memory_ledger, replace_linear_with_lora
-from lora_lab.budget import FOUR_BITS, LLAMA, TINY_GPT, Shape, step_memory
+from lora_lab.budget import FOUR_BITS, LLAMA, TINY_GPT, Shape, memory_of_a_card, sent_by_a_card, step_memory
 from lora_lab.four_bits import quantize_linear_layers
 from lora_lab.material import TinyGPT
 from lora_lab.training import default_loss
@@ -80,3 +80,42 @@ def test_and_on_transformers_llama_within_a_hundredth(keys):
 def test_bits_are_a_positive_number():
     with pytest.raises(ValueError, match="weight_bits=-4 is not a positive number; try 16"):
         step_memory(TINY_GPT, 8, 1, 8, weight_bits=-4)
+
+
+def test_one_card_is_what_it_was_and_sends_nothing():
+    alone = step_memory(LLAMA["7B"], 16, 2, 512)
+    assert memory_of_a_card(LLAMA["7B"], 16, 1, "ddp", 2, 512) == alone
+    sharded = memory_of_a_card(LLAMA["7B"], 16, 1, "fsdp", 2, 512)
+    assert {part: sharded[part] for part in alone} == alone and sharded["gathered"] > 0
+    assert sent_by_a_card(LLAMA["7B"], 16, 1, "ddp") == sent_by_a_card(LLAMA["7B"], 16, 1, "fsdp") == 0
+
+
+def test_copies_stay_as_large_and_shards_shrink_but_for_activations_and_the_block_at_work():
+    shape, settings = LLAMA["70B"], {"weight_bits": 16, "checkpointing": True}
+    one, many = (memory_of_a_card(shape, 16, cards, "fsdp", 4, 2048, **settings) for cards in (1, 64))
+    for part in ("weights", "gradients", "optimizer"):
+        assert many[part] == pytest.approx(one[part] / 64)
+    assert many["activations"] == one["activations"] and many["gathered"] == one["gathered"]
+    blocks, outside = 2 * shape.in_blocks() + 4 * shape.of_lora(16), 2 * (2 * 32000 * 8192 + 8192)
+    assert many["gathered"] == pytest.approx(2 * blocks / 80 + outside)
+    copies = (memory_of_a_card(shape, 16, cards, "ddp", 4, 2048, **settings) for cards in (8, 512))
+    assert next(copies) == next(copies)
+
+
+@pytest.mark.parametrize("cards", [2, 8, 512])
+def test_what_a_card_sends(cards):
+    ring, lora = 1 - 1 / cards, 4 * TINY_GPT.of_lora(8)
+    bits = {"weight_bits": 32, "other_bits": 32}
+    assert sent_by_a_card(TINY_GPT, 8, cards, "ddp", **bits) == pytest.approx(2 * ring * lora)
+    whole = 4 * (TINY_GPT.in_blocks() + TINY_GPT.elsewhere())
+    assert sent_by_a_card(TINY_GPT, None, cards, "ddp", **bits) == pytest.approx(2 * ring * whole)
+    blocks = 4 * (TINY_GPT.in_blocks() + TINY_GPT.small_in_blocks())
+    sharded = ring * (whole + lora + blocks + lora + lora)
+    assert sent_by_a_card(TINY_GPT, 8, cards, "fsdp", **bits) == pytest.approx(sharded)
+
+
+def test_other_engines_and_no_cards_are_refused():
+    with pytest.raises(ValueError, match="choose 'ddp' for copies or 'fsdp' for shards"):
+        sent_by_a_card(TINY_GPT, 8, 2, "zero")
+    with pytest.raises(ValueError, match="cards=0"):
+        memory_of_a_card(TINY_GPT, 8, 0, "ddp", 1, 8)

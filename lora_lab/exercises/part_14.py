@@ -22,7 +22,7 @@ bytes_a_step = Exercise(
     reference=bytes_a_step,
     cases=[(110592, 2), (110592, 4), (1000, 1), (12, 3), (1_843_968, 8)],
     hints=[
-        "Of `cards` equal parts each card passes one on to its neighbour, and does so cards − 1 times. Then the same once more.",
+        "How many bytes has one of the parts, and how often does a card pass one on?",
         "A part has numbers / cards numbers of 4 bytes.",
         "2 * (cards - 1) * 4 * numbers / cards",
     ],
@@ -38,6 +38,10 @@ bytes_a_step = Exercise(
         (
             lambda numbers, cards: 2 * (cards - 1) * 4 * numbers,
             "A card passes on one part at a time, numbers / cards of them, not all.",
+        ),
+        (
+            lambda numbers, cards: (cards - 1) * 4 * numbers,
+            "That is everything, sent to everybody. In the ring a card passes on one part at a time, twice round.",
         ),
         (lambda numbers, cards: 2 * (cards - 1) * numbers / cards, "That counts numbers; one in float32 has 4 bytes."),
         (
@@ -164,7 +168,7 @@ elected = Exercise(
 
 
 def plan():
-    return {"cards": 8, "engine": "ddp", "weight_bits": FOUR_BITS, "pieces": 4}
+    return {"cards": 4, "engine": "ddp", "weight_bits": FOUR_BITS, "pieces": 4}
 
 
 ASKED = {"cards", "engine", "weight_bits", "pieces"}
@@ -187,11 +191,11 @@ def _is_a_plan(given):
 
 
 def _has_enough(given):
-    require(given["cards"] <= 8, f"There are 8 cards, and the plan takes {given['cards']}.")
+    require(given["cards"] <= 4, f"There are 4 cards, and the plan takes {given['cards']}.")
     tokens = given["cards"] * given["pieces"] * 2048
     require(
-        tokens >= 65536,
-        f"{given['cards']} cards with {given['pieces']} pieces of 2,048 are {tokens:,} tokens a step; asked for are 65,536.",
+        tokens >= 32768,
+        f"{given['cards']} × {given['pieces']} pieces of 2,048 are {tokens:,} tokens a step; asked for are 32,768.",
     )
 
 
@@ -201,7 +205,12 @@ def _fits(given):
     parts = memory_of_a_card(LLAMA["70B"], 16, *cards, given["pieces"], 2048, **options)
     needed = sum(parts.values()) / 2**30
     largest = max(parts, key=parts.get)
-    require(needed <= ROOM, f"A card would need {needed:.0f} GiB, most of it for the {largest}.")
+    tokens = given["cards"] * given["pieces"] * 2048
+    require(
+        needed <= ROOM,
+        f"A card would need {needed:.0f} GiB, most of it for the {largest}, with {given['pieces']} pieces on each card, "
+        f"{tokens:,} tokens a step.",
+    )
     sent = sent_by_a_card(LLAMA["70B"], 16, *cards, weight_bits=given["weight_bits"]) / 1e9
     require(sent <= WIRE, f"Each card would send {sent:.0f} GB a step.")
     return f"{needed:.0f} GiB on each card, and each sends {sent:.1f} GB a step."
@@ -212,26 +221,26 @@ def _plan(**changes):
 
 
 plan = Task(
-    title="Seventy billion on eight cards",
+    title="Seventy billion on four cards",
     reference=plan,
     run=True,
     stages={
         "a plan that says all four": _is_a_plan,
-        "at most 8 cards, at least 65,536 tokens a step": _has_enough,
+        "at most 4 cards, at least 32,768 tokens a step": _has_enough,
         f"at most {ROOM} GiB on a card, and {WIRE} GB sent": _fits,
     },
     hints=[
         "In 16 bits the weights are 128 GiB. A copy of that fits on no card of 80 GB: share them, or keep them in four bits.",
-        "8 cards with 4 pieces of 2,048 tokens each are 65,536 tokens.",
+        "4 cards with 4 pieces of 2,048 tokens each are 32,768 tokens.",
         "What is shared is sent round in every step. sent_by_a_card says how much; in four bits it is a quarter.",
-        '{"cards": 8, "engine": "ddp", "weight_bits": FOUR_BITS, "pieces": 4}',
+        '{"cards": 4, "engine": "ddp", "weight_bits": FOUR_BITS, "pieces": 4}',
     ],
     misconceptions=[
         (_plan(weight_bits=16), "A card would need"),
-        (_plan(cards=1, pieces=32), "A card would need"),
-        (_plan(weight_bits=16, engine="fsdp"), "Each card would send 243 GB a step."),
-        (_plan(pieces=1), "8 cards with 1 pieces of 2,048 are 16,384 tokens a step; asked for are 65,536."),
-        (_plan(cards=64), "There are 8 cards, and the plan takes 64."),
+        (_plan(cards=1, pieces=16), "A card would need"),
+        (_plan(weight_bits=16, engine="fsdp"), "Each card would send 208 GB a step."),
+        (_plan(pieces=1), "4 × 1 pieces of 2,048 are 8,192 tokens a step; asked for are 32,768."),
+        (_plan(cards=64), "There are 4 cards, and the plan takes 64."),
         (_plan(weight_bits=4), "weight_bits is 16 or FOUR_BITS here, not 4."),
         (_plan(engine="zero"), "engine is 'ddp' or 'fsdp', not 'zero'."),
         (_plan(pieces=4.0), "pieces=4.0 is not a whole number from 1 up."),

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import warnings
+import zlib
 from pathlib import Path
 
 import torch
@@ -75,7 +76,6 @@ def _parser():
 
 def _run(options, words):
     settings = _settings(options)
-    read_text(options.file)  # what is wrong with it is said at once
     if options.processes > 1:
         status = launch(_for_each_process(words), options.processes, options.port)
         if status not in (0, BAD_INPUT):
@@ -85,9 +85,14 @@ def _run(options, words):
         if team.size > 1:
             _listen_for_the_end(options)
         if settings.batch % team.size:
-            raise ValueError(f"--batch {settings.batch} can't be divided among {team.size} processes; take a multiple")
+            _refuse_batch(settings.batch, team.size)
         state = _before(settings, options.resume, team)
         model, tokenizer = _open(settings, team)
+        most = getattr(model.config, "max_position_embeddings", None) or settings.length
+        if settings.length > most:
+            raise ValueError(
+                f"--length {settings.length} is more than the {most} tokens that the model can look back on"
+            )
         with contextlib.nullcontext() if team.leads else contextlib.redirect_stdout(io.StringIO()):
             pieces = read_pieces(options.file, tokenizer, settings.length)
         try:
@@ -102,14 +107,23 @@ def _run(options, words):
 
 def _settings(options):
     whole_number("--steps", options.steps)
-    positive_number("--alpha", options.alpha or 1)
+    positive_number("--alpha", 1 if options.alpha is None else options.alpha)
+    whole_number("--seed", options.seed, 0, 2**32)
     for name in ("rank", "batch", "every", "patience", "processes"):
         whole_number(f"--{name}", getattr(options, name))
     whole_number("--length", options.length, 2)
-    rate = options.rate or (1e-3 if options.model == "tinygpt" else 2e-4)
-    positive_number("--rate", rate)
+    if options.batch % options.processes:
+        _refuse_batch(options.batch, options.processes)
+    usual = 1e-3 if options.model == "tinygpt" else 2e-4
+    rate = positive_number("--rate", usual if options.rate is None else options.rate)
+    checksum = zlib.crc32(read_text(options.file).encode())  # what is wrong with the file is said at once
     known = {name: value for name, value in vars(options).items() if name in Settings.__dataclass_fields__}
-    return Settings(**known | {"text": str(options.file), "alpha": options.alpha or options.rank, "rate": rate})
+    alpha = options.rank if options.alpha is None else options.alpha
+    return Settings(**known | {"text": str(options.file), "alpha": alpha, "rate": rate, "checksum": checksum})
+
+
+def _refuse_batch(batch, processes):
+    raise ValueError(f"--batch {batch} can't be divided among {processes} processes; take a multiple")
 
 
 def _for_each_process(words):
@@ -129,14 +143,17 @@ def _before(settings, resume, team):
             raise ValueError(f"there is no checkpoint in {str(out)!r} to go on from; leave --resume out")
         other = settings.differs(state["progress"]["told"])
         if other:
-            said = ", ".join(f"--{name.replace('_', '-')} was {state['progress']['told'][name]}" for name in other)
+            told = state["progress"]["told"]
+            words = {name: f"--{name.replace('_', '-')} was {told.get(name)}" for name in other}
+            said = ", ".join((words | ({"checksum": "the text was another"} if "checksum" in other else {})).values())
             raise ValueError(f"this is another training than the one in {str(out)!r}: {said}")
         return state
     taken = out.exists() and (not out.is_dir() or any(path.name != "base" for path in out.iterdir()))
     if team.size > 1:
         torch.distributed.barrier()  # everybody has looked before the first one makes the folder
     if taken:
-        raise ValueError(f"{str(out)!r} is there already; --resume goes on with it, --out names another folder")
+        way = "--resume goes on with it" if state is not None else "take it away"
+        raise ValueError(f"{str(out)!r} is there already; {way}, or --out names another folder")
     return None
 
 
@@ -149,7 +166,7 @@ def _open(settings, team):
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     folder = settings.model
     if folder == "tinygpt":
-        folder = str(Path(settings.out, "base"))
+        folder = str(Path(settings.out, "base").resolve())  # the adapter's file names it, wherever one stands
         if team.leads and not Path(folder).exists():
             from ..material.hub import save_for_transformers
 
@@ -162,6 +179,8 @@ def _open(settings, team):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if torch.cuda.is_available() else None)
     if settings.all_weights:
+        if team.leads:
+            tokenizer.save_pretrained(settings.out)  # the whole model that comes out can be opened as this one was
         return model, tokenizer
     targets = settings.targets if settings.targets == "all-linear" else settings.targets.split(",")
     torch.manual_seed(settings.seed)  # A is drawn here, the same in every process

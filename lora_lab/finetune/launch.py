@@ -7,6 +7,7 @@ import socket
 import sys
 import uuid
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -32,12 +33,16 @@ def launch(words, processes, port=None):
     )
     try:
         elastic_launch(config, sys.executable)("-m", "lora_lab.finetune", *words)
+    except SignalException as error:  # Ctrl-C, or somebody's kill
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
-        rank, first = error.get_first_failure()
-        if first.exitcode < 0:
-            name = signal.Signals(-first.exitcode).name
-            print(f"error: process {rank} of {processes}, counted from 0, was killed ({name})", file=sys.stderr)
-        return max(1, first.exitcode)
+        # Who was killed, and not who was told to stop because of that.
+        killed = {rank: -failure.exitcode for rank, failure in error.failures.items() if failure.exitcode < 0}
+        for rank, number in killed.items():
+            if number != signal.SIGTERM:
+                name = signal.Signals(number).name
+                print(f"error: process {rank} of {processes}, counted from 0, was killed ({name})", file=sys.stderr)
+        return max(1, *(failure.exitcode for failure in error.failures.values()))
     return 0
 
 

@@ -19,6 +19,7 @@ class Settings:
 
     text: str
     out: str
+    checksum: int = 0  # of the text
     model: str = "tinygpt"
     rank: int = 8
     alpha: float = 8
@@ -34,7 +35,7 @@ class Settings:
 
     def differs(self, other):
         """The names of what another training was told otherwise and must not have been."""
-        free = {"steps", "every", "patience", "out"}
+        free = {"steps", "every", "patience", "out", "text"}
         return [name for name, value in asdict(self).items() if name not in free and other.get(name) != value]
 
 
@@ -102,7 +103,7 @@ def _step(run, optimizer, pieces, step, settings, team):
     if not math.isfinite(value):
         raise FloatingPointError(
             f"the loss of step {step} is {value}: most likely the rate, {settings.rate:g}, is too high; "
-            f"start anew with --rate {settings.rate / 3:.2g}"
+            f"start anew with --rate {settings.rate / 3:.2g} and another --out"
         )
     optimizer.step()
     return value

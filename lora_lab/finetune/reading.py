@@ -32,7 +32,9 @@ def read_pieces(path, tokenizer, length):
         raise ValueError(f"{str(path)!r} is empty; there is nothing to learn from")
     if set(tokenizer.get_vocab()) == set(ALPHABET):  # TinyGPT's: what it does not know it would leave out unsaid
         text = own_text(text, shortest=1, longest=len(text))
-    tokens = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0]
+    tokens = torch.tensor(tokenizer(text, verbose=False).input_ids, dtype=torch.long)
+    if not len(tokens):
+        raise ValueError("the model's folder has no tokenizer: nothing of the text became a token")
     least = 10 * length
     if len(tokens) < least:
         raise ValueError(

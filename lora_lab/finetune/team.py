@@ -29,11 +29,14 @@ class Team:
         self.leads = self.rank == 0
         on_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
+        if on_gpu:
+            torch.cuda.set_device(self.device)  # or all processes would meet on the first card
         self.sent = 0
 
     def prepare(self, model):
         """The model as it is run: itself, in DDP's wrapper, or cut into shards in place."""
-        model.to(self.device)
+        if self.engine != "fsdp":  # which moves a block at a time, and keeps its shard
+            model.to(self.device)
         if self.engine == "ddp":
             model = DistributedDataParallel(model)
             model.register_comm_hook(None, self._count)

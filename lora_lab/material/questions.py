@@ -26,12 +26,15 @@ QUESTIONS = WEIGHTS / "questions"
 RATES = (0.001, 0.003)
 RANK = 8
 BATCH = 16
+STEPS = 50  # between two looks at the dropout, and a measure of all other trainings
 LENGTH = 64
 NEW_TOKENS = ("<day>", "<weather>", "<event>", "<mood>")
 # What learns beside LoRA where a text has new tokens, as PEFT is told.
 BESIDE = {
     "LoRA alone": {},
     "LoRA alone, rows at random": {},
+    "LoRA alone, at random in the embedding": {},
+    "LoRA alone, at random in the head": {},
     "and the new rows": {"trainable_token_indices": {"embed_tokens": [96, 97, 98, 99], "lm_head": [96, 97, 98, 99]}},
     "and all rows": {"modules_to_save": ["embed_tokens", "lm_head"]},
 }
@@ -39,7 +42,7 @@ BESIDE = {
 
 def plan(part):
     """The trainings of a part: ``{name: options}``."""
-    ways = {"dropout": (0.0, 0.1, 0.3), "tokens": BESIDE}.get(part, ("LoRA",))
+    ways = {"dropout": (0.0, 0.1, 0.3), "tokens": BESIDE, "unbroken": ("LoRA", "rank 16")}.get(part, ("LoRA",))
     trainings = itertools.product(ways, RATES, SEEDS)
     return {f"{way} {rate} seed {seed}": {"way": way, "rate": rate, "seed": seed} for way, rate, seed in trainings}
 
@@ -73,8 +76,8 @@ def dropout(way, rate, seed):
     set_seed(seed)
     model = TinyGPT.pretrained()
     replace_linear_with_lora(model, RANK, targets=PLACES["everywhere"], dropout=way)
-    for steps in range(50, 401, 50):
-        learn(model, text, 50, rate, seed=100 * seed + steps)
+    for steps in range(STEPS, 8 * STEPS + 1, STEPS):
+        learn(model, text, STEPS, rate, seed=100 * seed + steps)
         yield {"steps": steps, "seen": evaluate(model, *windows(text, LENGTH)), "new": evaluate(model, *test)}
 
 
@@ -85,7 +88,7 @@ def again(way, rate, seed):
     set_seed(seed)
     first = TinyGPT.pretrained()
     replace_linear_with_lora(first, RANK, targets=PLACES["everywhere"])
-    learn(first, names, 150, rate, seed)
+    learn(first, names, 3 * STEPS, rate, seed)
     yield {"then": "first stage"} | _losses(first, tests, test)
     state = {name: value.clone() for name, value in first.state_dict().items()}
     for text, how in itertools.product(("names", "log"), ("same LoRA", "new LoRA")):
@@ -96,20 +99,24 @@ def again(way, rate, seed):
             merge_lora(model)
             remove_lora(model)
             replace_linear_with_lora(model, RANK, targets=PLACES["everywhere"])
-        learn(model, names if text == "names" else log, 150, rate, seed + 100)
+        learn(model, names if text == "names" else log, 3 * STEPS, rate, seed + 100)
         yield {"then": f"{text}, {how}"} | _losses(model, tests, test)
 
 
 def unbroken(way, rate, seed):
-    """The same 300 steps on names as in ``again``, with one LoRA and one Adam from the beginning to the end."""
+    """The same 300 steps on names as in ``again``, with one LoRA and one Adam from the beginning to the end.
+
+    The second way has, with rank 16, as much rank from the beginning as two LoRAs one after the other.
+    """
     names, tests = split_by_file(unicode_names(), validation=True)[0], yardsticks()
     set_seed(seed)
     model = TinyGPT.pretrained()
-    replace_linear_with_lora(model, RANK, targets=PLACES["everywhere"])
+    replace_linear_with_lora(model, RANK if way == "LoRA" else 16, targets=PLACES["everywhere"])
     adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate, fused=True)
     for its_seed in (seed, seed + 100):
-        learn(model, names, 150, rate, its_seed, adam)
-    yield {"then": "names, without a break"} | _losses(model, tests, windows(ships_log(100, seed=1), LENGTH))
+        learn(model, names, 3 * STEPS, rate, its_seed, adam)
+    then = "names, without a break" if way == "LoRA" else f"names, without a break, {way}"
+    yield {"then": then} | _losses(model, tests, windows(ships_log(100, seed=1), LENGTH))
 
 
 def _losses(model, tests, log):
@@ -132,8 +139,10 @@ def tokens(way, rate, seed):
             model = AutoModelForCausalLM.from_pretrained(folder)
             set_seed(its_seed)
             model.resize_token_embeddings(len(tokenizer))  # the new rows are the old ones' mean, all alike
-            if way == "LoRA alone, rows at random":
-                _scatter(model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+            if way in ("LoRA alone, rows at random", "LoRA alone, at random in the embedding"):
+                _scatter(model.get_input_embeddings().weight)
+            if way in ("LoRA alone, rows at random", "LoRA alone, at random in the head"):
+                _scatter(model.get_output_embeddings().weight)
             return model
 
         settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", **BESIDE[way])
@@ -142,7 +151,7 @@ def tokens(way, rate, seed):
         test = tokenizer(marked(ships_log(100, seed=1)), return_tensors="pt").input_ids[0]
         adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate, fused=True)
         drawn = torch.Generator().manual_seed(seed)
-        for _ in range(200):
+        for _ in range(4 * STEPS):
             starts = torch.randint(len(numbers) - LENGTH, (BATCH, 1), generator=drawn)
             piece = numbers[starts + torch.arange(LENGTH + 1)]
             adam.zero_grad()
@@ -159,10 +168,9 @@ def tokens(way, rate, seed):
 
 
 @torch.no_grad()
-def _scatter(*tables):
-    """Fill the rows of the new tokens, in tables (tokens, width), with numbers at random, as large as the others."""
-    for table in tables:
-        table[-len(NEW_TOKENS) :].normal_().mul_(table[: -len(NEW_TOKENS)].std())
+def _scatter(table):
+    """Fill the rows of the new tokens, in a table (tokens, width), with numbers at random, as large as the others."""
+    table[-len(NEW_TOKENS) :].normal_().mul_(table[: -len(NEW_TOKENS)].std())
 
 
 @torch.no_grad()

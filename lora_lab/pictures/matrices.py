@@ -191,24 +191,27 @@ def digit_rows(rows, title):
 
 
 @styled
-def block_picture(matrices, title):
-    """A model's matrices to scale: ``{name: (in, out)}``, side by side, each with its number of numbers."""
+def block_picture(matrices, title, rank=0):
+    """A model's matrices to scale: ``{name: (in, out)}``, side by side, each with its number of numbers.
+
+    With a rank A (in, rank) lies at the left edge of each, and B (rank, out) above it.
+    """
     described = ", ".join(f"{name} {m} by {n}" for name, (m, n) in matrices.items())
-    gap = 0.1 * max(max(shape) for shape in matrices.values())
+    described += f"; each with A, {rank} wide, at its left edge and B, {rank} high, above" if rank else ""
+    gap = 4 * rank + 0.1 * max(max(shape) for shape in matrices.values())
     width = sum(n + gap for _, n in matrices.values()) - gap
-    height = max(m for m, _ in matrices.values())
+    height = rank + max(m for m, _ in matrices.values())
     picture = figure(f"{title}. Rectangles to scale: {described}.", height=1.2 + WIDTH * height / width)
-    axes, left = picture.subplots(), 0
-    sheet(axes, width, height)
+    axes, left = picture.subplots(), rank
+    sheet(axes, width + rank, height)
     for name, (m, n) in matrices.items():
-        axes.add_patch(Rectangle((left, height - m), n, m, facecolor=COLOURS["W"], alpha=0.25, edgecolor=INKS["W"]))
+        top = height - m
+        axes.add_patch(Rectangle((left, top), n, m, facecolor=COLOURS["W"], alpha=0.25, edgecolor=INKS["W"]))
+        if rank:
+            axes.add_patch(Rectangle((left - rank, top), rank, m, color=COLOURS["A"]))
+            axes.add_patch(Rectangle((left, top - rank), n, rank, color=COLOURS["B"]))
         axes.text(left + n / 2, height - m / 2, name, ha="center", va="center", weight="bold")
         axes.annotate(f"{m * n:,}", (left + n / 2, height), (0, -6), textcoords="offset points", ha="center", va="top")
-        if name == widest:
-            places = {"W": (n / 2, m / 2), "A": (-2.5 * rank, m / 2), "B": (n / 2, -2.5 * rank)}
-            for kind, (x, y) in places.items():
-                middle = {"ha": "center", "va": "center", "fontweight": "bold"}
-                axes.text(left + x, top + y, kind, color=INKS[kind], **middle)
         left += n + gap
     headline(picture, title)
     return picture
@@ -234,35 +237,5 @@ def ruler(low, high, start, step, title):
     )
     axes.grid(False)
     axes.spines["left"].set_visible(False)
-    headline(picture, title)
-    return picture
-
-
-@styled
-def block_picture(shapes, rank, title):
-    """A transformer's block to scale: every W (in, out) of ``shapes``, {name: (in, out)}, with A and B at its edges."""
-    described = "; ".join(f"{name} {m} by {n}" for name, (m, n) in shapes.items())
-    tallest = max(m for m, _ in shapes.values())
-    gap = 0.28 * tallest + rank
-    width = sum(n for _, n in shapes.values()) + gap * len(shapes)
-    picture = figure(
-        f"{title}. The matrices of a block, to scale: {described}. At the left edge of each an A of width {rank}, above "
-        f"it a B of height {rank}.",
-        height=1.2 + WIDTH * (tallest + rank) / width,
-    )
-    axes = picture.subplots()
-    sheet(axes, width, tallest + rank)
-    left, widest = 0.5 * gap, max(shapes, key=lambda name: shapes[name][1])
-    for name, (m, n) in shapes.items():
-        top = tallest + rank - m
-        for kind, x, y, w, h in (("W", 0, 0, n, m), ("A", -rank, 0, rank, m), ("B", 0, -rank, n, rank)):
-            axes.add_patch(Rectangle((left + x, top + y), w, h, color=COLOURS[kind], alpha=0.35 if kind == "W" else 1))
-        axes.text(left + n / 2, tallest + 2.2 * rank, f"{name}\n{m}×{n}", ha="center", va="top", fontsize=11)
-        if name == widest:
-            places = {"W": (n / 2, m / 2), "A": (-2.5 * rank, m / 2), "B": (n / 2, -2.5 * rank)}
-            for kind, (x, y) in places.items():
-                middle = {"ha": "center", "va": "center", "fontweight": "bold"}
-                axes.text(left + x, top + y, kind, color=INKS[kind], **middle)
-        left += n + gap
     headline(picture, title)
     return picture

@@ -1,0 +1,76 @@
+"""Several updates made into one: a sum is a sum, TIES and DARE are what their papers and PEFT say."""
+
+import pytest
+import torch
+from torch import nn
+
+from lora_lab import load_adapter, lora_layers, merge_lora, replace_linear_with_lora
+from lora_lab.combine import added, dare, each_layer, ties, trimmed, updates_of, with_updates
+from lora_lab.material import DigitClassifier, TinyGPT, shipped_adapter
+
+merging = pytest.importorskip("peft.utils.merge_utils")
+
+
+@pytest.fixture
+def deltas():
+    return list(torch.randn(3, 12, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_model_with_its_updates_is_the_merged_model():
+    model = TinyGPT.pretrained()
+    load_adapter(model, shipped_adapter("tales"))
+    moved = with_updates(TinyGPT.pretrained(), updates_of(model))
+    merge_lora(model)
+    tokens = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.allclose(model(tokens), moved(tokens), atol=1e-4)
+
+
+def test_the_base_stays_and_the_strength_counts():
+    base = DigitClassifier()
+    replace_linear_with_lora(adapted := DigitClassifier(), 2, targets="fc1")
+    nn.init.ones_(lora_layers(adapted)["fc1"].lora.B)
+    updates, before = updates_of(adapted), base.fc1.weight.clone()
+    half = with_updates(base, updates, 0.5)
+    assert torch.equal(base.fc1.weight, before) and torch.equal(half.fc2.weight, base.fc2.weight)
+    assert torch.allclose(half.fc1.weight - before, 0.5 * updates["fc1"].T, atol=1e-6)
+    with pytest.raises(ValueError, match="nowhere"):
+        with_updates(base, {"nowhere": updates["fc1"]})
+    with pytest.raises(ValueError, match="strength"):
+        with_updates(base, updates, float("nan"))
+
+
+def test_layers_that_only_some_updates_have_are_combined_of_those(deltas):
+    first, second = {"a": deltas[0], "b": deltas[1]}, {"b": deltas[2]}
+    both = each_layer(added, first, second)
+    assert torch.equal(both["a"], deltas[0]) and torch.equal(both["b"], deltas[1] + deltas[2])
+
+
+@pytest.mark.parametrize("keep", [0.125, 0.25, 0.5, 0.75])
+def test_ties_is_pefts(deltas, keep):
+    theirs = merging.ties(deltas, torch.ones(3), keep)
+    assert torch.allclose(ties(deltas, keep), theirs, atol=1e-6)
+
+
+def test_ties_by_hand():
+    first, second = torch.tensor([[3.0, -2.0, 0.0, 1.0]]), torch.tensor([[1.0, 5.0, 2.0, -1.0]])
+    assert torch.equal(ties([first, second], keep=1), torch.tensor([[2.0, 5.0, 2.0, 0.0]]))
+
+
+def test_trimmed_keeps_the_largest_in_either_direction():
+    assert torch.equal(trimmed(torch.tensor([[1.0, -9.0], [0.5, 3.0]]), 0.5), torch.tensor([[0.0, -9.0], [0.0, 3.0]]))
+
+
+def test_dare_drops_a_share_and_adds_the_same_on_average():
+    delta = torch.ones(300, 300)
+    thin = dare(delta, 0.9, seed=0)
+    assert thin.unique().tolist() == pytest.approx([0, 10]) and thin.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(dare(delta, 0), delta) and not torch.equal(thin, dare(delta, 0.9, seed=1))
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda d: ties(d, 0), lambda d: ties(d, 1.5), lambda d: dare(d[0], 1), lambda d: dare(d[0], -0.1)]
+)
+def test_shares_that_are_none_are_refused(deltas, wrong):
+    with pytest.raises(ValueError, match=r"try 0\.2"):
+        wrong(deltas)
