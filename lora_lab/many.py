@@ -43,8 +43,8 @@ class LinearWithManyLoRAs(nn.Module):
         if len(self.which) != len(x):
             raise ValueError(f"the batch has {len(x)} rows and which_adapter names {len(self.which)}; one for each row")
         A, B = self.A[self.which], self.B[self.which]
-        tokens = x.reshape(len(x), -1, x.shape[-1])
-        return y + (tokens @ A @ B).view(y.shape)
+        tokens = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
+        return y + (tokens @ A @ B).reshape(y.shape)
 
 
 def put_side_by_side(model, folders):

@@ -91,6 +91,52 @@ def test_views_have_the_layers_own_names_and_the_weight_that_it_acts_with(fresh)
     assert {name for name, _ in fresh().named_parameters()} <= plain
 
 
+OTHER_WAYS = [
+    {"use_dora": True},
+    {"bias": "lora_only"},
+    {"bias": "all"},
+    {"lora_bias": True},
+    {"target_modules": ["q_proj", "embed_tokens"]},
+    {"trainable_token_indices": {"embed_tokens": [90, 91]}},
+    {"init_lora_weights": "pissa"},
+    {"init_lora_weights": "olora"},
+    {"init_lora_weights": "gaussian"},
+]
+
+
+@pytest.mark.parametrize("options", OTHER_WAYS, ids=str)
+def test_what_else_peft_can_do_is_no_illness(fresh, options):
+    model = peft.get_peft_model(fresh(), config(**options))
+    assert doctor(model, X, Y, fresh()).problems == []
+
+
+def test_an_adapter_of_another_name_and_a_second_one_are_examined(fresh):
+    model = peft.get_peft_model(fresh(), config(), adapter_name="mine")
+    assert doctor(model, X, Y, fresh()).problems == []
+    model.add_adapter("second", config(r=2))
+    model.set_adapter("second")
+    report = doctor(model, X, Y, fresh())
+    assert report.problems == [] and "rank 2" in report.measured["LoRA layers"]
+    model.base_model.set_adapter(["mine", "second"])
+    report = doctor(model, X, Y, fresh())
+    assert report.problems == [] and report.measured["LoRA layers"].startswith("8, rank 2, 4")
+
+
+def test_merged_and_switched_off_are_told_from_broken(fresh):
+    model = taught(peft.get_peft_model(fresh(), config()))
+    model.merge_adapter()
+    assert doctor(model, X, Y, fresh(), trained=True).problems == []
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        assert "switched off" in str(doctor(model, X, Y, fresh(), trained=True).problems)
+
+
+def test_a_model_of_another_method_is_told_so(fresh):
+    model = peft.get_peft_model(fresh(), peft.LoraConfig(target_modules=["embed_tokens"]))
+    with pytest.raises(ValueError, match="the doctor knows no other method"):
+        doctor(model, X, Y)
+
+
 def head_alone(fresh):
     model = peft.get_peft_model(fresh(), config())
     model.base_model.model.lm_head.weight.requires_grad_(True)

@@ -1,5 +1,7 @@
 """Several updates made into one: a sum is a sum, TIES and DARE are what their papers and PEFT say."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from lora_lab import load_adapter, lora_layers, merge_lora, replace_linear_with_lora
 from lora_lab.combine import added, dare, each_layer, ties, trimmed, updates_of, with_updates
 from lora_lab.material import DigitClassifier, TinyGPT, shipped_adapter
+from lora_lab.variants import LinearWithDoRA, LinearWithPiSSA
 
 merging = pytest.importorskip("peft.utils.merge_utils")
 
@@ -38,6 +41,28 @@ def test_the_base_stays_and_the_strength_counts():
         with_updates(base, {"nowhere": updates["fc1"]})
     with pytest.raises(ValueError, match="strength"):
         with_updates(base, updates, float("nan"))
+
+
+@pytest.mark.parametrize("kind", [LinearWithDoRA, LinearWithPiSSA])
+def test_updates_of_a_variant_are_what_it_adds(kind):
+    base = DigitClassifier()
+    adapted = copy.deepcopy(base)
+    replace_linear_with_lora(adapted, 2, targets="fc1", layer=kind)
+    nn.init.normal_(lora_layers(adapted)["fc1"].lora.B, std=0.1)
+    x = torch.randn(4, 64)
+    assert torch.allclose(with_updates(base, updates_of(adapted))(x), adapted(x), atol=1e-5)
+
+
+def test_updates_that_do_not_belong_are_refused():
+    base = DigitClassifier()
+    with pytest.raises(ValueError, match=r"fc1 is \(1, 1\), and the layer takes \(64, 256\)"):
+        with_updates(base, {"fc1": torch.ones(1, 1)})
+    base.head.weight = base.fc2.weight
+    with pytest.raises(ValueError, match="several places"):
+        with_updates(base, {"fc2": torch.ones(256, 256)})
+    replace_linear_with_lora(adapted := DigitClassifier(), 2)
+    with pytest.raises(ValueError, match="has an adapter already"):
+        with_updates(adapted, {})
 
 
 def test_layers_that_only_some_updates_have_are_combined_of_those(deltas):

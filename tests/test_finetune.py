@@ -100,6 +100,7 @@ def test_all_weights_give_a_whole_model(room, words):
     assert main(words("--steps", 3, "--all-weights", "--out", "whole")) == 0
     model = transformers.AutoModelForCausalLM.from_pretrained(room / "whole")
     assert not (room / "whole" / "adapter_config.json").exists() and logits(model).isfinite().all()
+    assert main(words("--steps", 1, "--model", "whole", "--out", "again")) == 0, "it can be a base itself"
 
 
 def test_a_training_that_goes_on_ends_where_one_without_a_break_ends(room, words, capsys):
@@ -159,6 +160,12 @@ def test_a_file_that_is_no_text_to_learn_from_gets_a_sentence(content, said, roo
         (["--rank", 0], "--rank=0"),
         (["--steps", -1], "--steps=-1"),
         (["--rate", -1], "--rate=-1.0"),
+        (["--rate", 0], "--rate=0.0"),
+        (["--alpha", 0], "--alpha=0.0"),
+        (["--seed", -1], "--seed=-1"),
+        (["--seed", 10**16], "--seed=10000000000000000"),
+        (["--length", 100], "--length 100 is more than the 32 tokens"),
+        (["--processes", 3], "--batch 4 can't be divided among 3 processes"),
         (["--alpha", -2], "--alpha=-2.0"),
         (["--length", 1], "--length=1"),
         (["--model", "nowhere"], "there is no folder 'nowhere'"),
@@ -179,9 +186,27 @@ def test_nothing_is_written_over_and_another_training_is_not_gone_on_with(room, 
     before = (room / "my_adapter" / "adapter_model.safetensors").read_bytes()
     assert main(words("--steps", 3)) == 2 and "is there already" in capsys.readouterr().err
     assert main(words("--steps", 6, "--rank", 4, "--resume")) == 2 and "--rank was 8" in capsys.readouterr().err
+    (room / "log.txt").write_text(ships_log(40, seed=3))
+    assert main(words("--steps", 6, "--resume")) == 2 and "the text was another" in capsys.readouterr().err
+    (room / "log.txt").write_text(ships_log(40))
     assert (room / "my_adapter" / "adapter_model.safetensors").read_bytes() == before
     (room / "my_adapter" / checkpoint.FILE).write_bytes(b"half of it")
     assert main(words("--steps", 6, "--resume")) == 2 and "is damaged" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_something_else_is_not_gone_on_with(room, words, capsys):
+    (room / "mine").mkdir()
+    (room / "mine" / "notes.txt").write_text("mine")
+    assert main(words("--steps", 3, "--out", "mine")) == 2
+    assert "take it away, or --out names another folder" in capsys.readouterr().err
+
+
+def test_a_model_without_a_tokenizer_is_not_blamed_on_the_text(base, room, words, capsys):
+    for file in ("config.json", "model.safetensors"):
+        (room / "bare").mkdir(exist_ok=True)
+        (room / "bare" / file).write_bytes((base / file).read_bytes())
+    assert main(words("--steps", 1, "--model", "bare")) == 2
+    assert "no tokenizer" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_replaced_whole(room, words, monkeypatch):
@@ -268,6 +293,19 @@ def test_a_process_that_is_killed_ends_the_training_in_a_sentence_and_the_checkp
     assert "was killed (SIGKILL)" in error and "the same command with --resume goes on from there" in error
     assert "Traceback" not in error
     assert checkpoint.read(room / "my_adapter")["progress"]["trained"]["step"] >= 0
+
+
+def test_stopping_two_processes_by_hand_says_what_is_left(room, words):
+    endless = words("--steps", 100000, "--patience", 100000, "--processes", 2)
+    training = subprocess.Popen(command(*endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (room / "my_adapter" / checkpoint.FILE).exists():
+        assert time.monotonic() < deadline and training.poll() is None
+        time.sleep(0.1)
+    training.send_signal(signal.SIGINT)
+    _, error = training.communicate(timeout=120)
+    assert training.returncode == 130 and "stopped by hand; the checkpoint of step" in error
+    assert "Traceback" not in error
 
 
 def test_a_port_that_is_taken_is_named(words):

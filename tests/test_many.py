@@ -115,6 +115,23 @@ def test_the_wishes_end_with_the_block_even_after_an_error(folders):
     assert torch.equal(model(x), alone(None, x))
 
 
+def test_wishes_within_wishes_and_odd_shapes(folders):
+    model, x = base(), torch.randn(2, 64)
+    with pytest.raises(ValueError, match="no adapters side by side"), which_adapter(model, []):
+        pass
+    put_side_by_side(model, folders)
+    with torch.no_grad(), which_adapter(model, (name for name in ["large", "small"])):
+        outer = model(x)
+        with which_adapter(model, [None, None]):
+            pass
+        assert torch.equal(model(x), outer)
+    with which_adapter(model, []):
+        assert model(x[:0]).shape == (0, 10)
+    layer, across = model.fc1, torch.randn(2, 3, 4, 64).transpose(1, 2)
+    layer.which = torch.tensor([0, -1])
+    assert torch.allclose(layer(across), layer(across.contiguous()))
+
+
 def with_a_head(folder):
     model = DigitClassifier()
     replace_linear_with_lora(model, 2, targets="fc1")
