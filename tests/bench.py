@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 os.environ["KINETO_LOG_LEVEL"] = "99"  # the memory profiler talks too much
@@ -34,6 +35,8 @@ from lora_lab import (
     replace_linear_with_lora,
     save_adapter,
 )
+from lora_lab.many import put_side_by_side, which_adapter
+from lora_lab.material import TinyGPT, shipped_adapter
 
 RANK, ALPHA = 8, 16
 BASELINE = "full fine-tuning"
@@ -183,6 +186,35 @@ def best_of(work, repeats=20):
     return min(timed() for _ in range(repeats))
 
 
+def serving():
+    """Time of swapping adapters over that of one batch, a token a row: ``{"8 rows and 2 adapters": ratio, …}``."""
+    names, found = ("code", "names", "tales"), {}
+    swapped, states = TinyGPT.pretrained(), []
+    for i in range(8):
+        load_adapter(swapped, shipped_adapter(names[i % 3]))
+        states.append(lora_state(swapped))
+    together = TinyGPT.pretrained()
+    put_side_by_side(together, {str(i): shipped_adapter(names[i % 3]) for i in range(8)})
+
+    @torch.inference_mode()
+    def swap(tokens, adapters):
+        for i in range(adapters):
+            load_lora_state(swapped, states[i])
+            swapped(tokens[i::adapters])
+
+    @torch.inference_mode()
+    def one_batch(tokens, adapters):
+        with which_adapter(together, [str(row % adapters) for row in range(len(tokens))]):
+            together(tokens)
+
+    for rows in (8, 32):
+        tokens = torch.zeros(rows, 1, dtype=torch.long)
+        for adapters in (1, 2, 4, 8):
+            both = [best_of(partial(way, tokens, adapters)) for way in (swap, one_batch)]
+            found[f"{rows} rows and {adapters} adapters"] = round(both[0] / both[1], 2)
+    return found
+
+
 def import_ratio(repeats=7):
     """Seconds that ``import lora_lab`` takes over those of ``import torch``, in fresh interpreters, taking turns."""
 
@@ -219,8 +251,9 @@ def main():
             print(line)
         print()
     report["on disk"] = file_sizes()
+    report["swapping adapters over one batch of all"] = serving()
     report["import lora_lab over import torch"] = import_ratio()
-    for name in ("on disk", "import lora_lab over import torch"):
+    for name in ("on disk", "swapping adapters over one batch of all", "import lora_lab over import torch"):
         print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in report[name].items()))
     Path("bench.json").write_text(json.dumps(report, indent=2) + "\n")
     print("\nwritten to bench.json")

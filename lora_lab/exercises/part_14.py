@@ -9,7 +9,7 @@ from .guesses import Guess
 from .kinds import Task, require
 
 sent_by_lora = Guess("of what full fine-tuning sends, LoRA sends, in percent")
-swap_or_gather = Guess("the faster one for 32 rows with 8 adapters", ["swapping", "one batch"])
+swap_or_gather = Guess("the faster one for 8 rows with 8 adapters", ["swapping", "one batch"])
 after_dare = Guess("the loss on names, nine tenths dropped at random and the rest made larger")
 
 
