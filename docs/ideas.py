@@ -19,12 +19,13 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from lora_lab.exercises.clinic import PATIENTS
+from lora_lab.exercises.clinic_peft import MORE_PATIENTS
 from lora_lab.exercises.solutions import CHECK
 
 WORDS = 48  # of prose on a slide; what is longer is read, not listened to
 GUESSED = re.compile(r"^ex\.(\w+)\.guess\(")
 BESIDE = re.compile(r"^ex\.\w+\.beside\((.*)\)\s*$", re.MULTILINE | re.DOTALL)
-DIAGNOSE = re.compile(r"^PATIENTS\[(\d+)\]\.diagnose\(\.\.\.\)$")
+DIAGNOSE = re.compile(r"^(MORE_)?PATIENTS\[(\d+)\]\.diagnose\(\.\.\.\)$")
 GUESS = re.compile(r"\*\*[Gg]uess first")
 TYPED = re.compile(r"\s*\([^()]*`guess\([^)]*\)[^()]*\)| Leave the dots, and you go on without\.")  # not in a lecture
 SET_UP = re.compile(r"^torch\.set_num_threads.*\n?", re.MULTILINE)
@@ -133,7 +134,7 @@ def _add_code(idea, cell, exercises):
         _add_exercise(idea, getattr(exercises, call[1]))
         return
     if call := DIAGNOSE.match(cell.source):
-        _add_diagnosis(idea, PATIENTS[int(call[1])])
+        _add_diagnosis(idea, (MORE_PATIENTS if call[1] else PATIENTS)[int(call[2])])
         return
     source = BESIDE.sub(lambda call: textwrap.dedent(call[1]).strip(), cell.source)
     source = SET_UP.sub("", _without_imports(source)).strip()

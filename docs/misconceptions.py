@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 
 from lora_lab.exercises.clinic import DIAGNOSES, PATIENTS
+from lora_lab.exercises.clinic_peft import MORE_PATIENTS
 from lora_lab.exercises.engine import Exercise
 from lora_lab.exercises.solutions import exercises_of
 
@@ -31,10 +32,9 @@ def page(paths):
         for exercise in filter(lambda thing: isinstance(thing, Exercise), vars(exercises).values()):
             lines.append(f"### {exercise.title}\n\n{_table(exercise, exercises)}")
             count += len(exercise.misconceptions)
-        if path.stem.startswith("07"):
-            for patient in PATIENTS:
-                lines.append(f"### {_complaint(patient)}\n\n{_diagnoses(patient)}")
-                count += len(patient.why_not)
+        for patient in {"07": PATIENTS, "13": MORE_PATIENTS}.get(path.stem[:2], []):
+            lines.append(f"### {_complaint(patient)}\n\n{_diagnoses(patient)}")
+            count += len(patient.why_not)
     return "\n\n".join([BEGINNING.format(count=count), *lines])
 
 
