@@ -41,8 +41,12 @@ class Shape:
 
     def elsewhere(self):
         """How many numbers the embeddings, the head, norms and biases have."""
+        return self.outside() + self.small_in_blocks()
+
+    def outside(self):
+        """How many numbers lie outside all blocks: embeddings, head and the last norm."""
         last_norm = self.width * (1 if self.gated else 2)
-        return (2 * self.vocabulary + self.context) * self.width + last_norm + self.small_in_blocks()
+        return (2 * self.vocabulary + self.context) * self.width + last_norm
 
     def small_in_blocks(self):
         """How many numbers the norms and biases of all blocks have."""
@@ -96,20 +100,21 @@ def step_memory(shape, rank, pieces, length, *, weight_bits=16, lora_bits=32, ot
     }
 
 
-def memory_of_a_card(shape, rank, cards, engine, pieces, length, **settings):
+def memory_of_a_card(
+    shape, rank, cards, engine, pieces, length, *, weight_bits=16, lora_bits=32, other_bits=16, checkpointing=False
+):
     """Bytes on each of several cards for a step of ``pieces`` a card, as ``step_memory`` has them and by its settings.
 
     With the engine "ddp" each card has a copy of everything, with "fsdp" a shard of everything but its activations, and
     "gathered" beside them, whole: the block at work, the next one, which is fetched meanwhile, and what lies outside.
     """
     cards = whole_number("cards", cards)
-    parts = step_memory(shape, rank, pieces, length, **settings)
+    bits = {"weight_bits": weight_bits, "lora_bits": lora_bits, "other_bits": other_bits}
+    parts = step_memory(shape, rank, pieces, length, **bits, checkpointing=checkpointing)
     if _is_sharded(engine):
         shards = {part: size / cards for part, size in parts.items() if part != "activations"}
-        lora = shape.of_lora(rank) * settings.get("lora_bits", 32)
-        block = (shape.in_blocks() * settings.get("weight_bits", 16) + lora) / shape.depth
-        outside = (shape.elsewhere() - shape.small_in_blocks()) * settings.get("other_bits", 16)
-        parts |= shards | {"gathered": (2 * block + outside) / 8}
+        block = (shape.in_blocks() * weight_bits + shape.of_lora(rank) * lora_bits) / shape.depth
+        parts |= shards | {"gathered": (2 * block + shape.outside() * other_bits) / 8}
     return parts
 
 
@@ -122,10 +127,10 @@ def sent_by_a_card(shape, rank, cards, engine, *, weight_bits=16, lora_bits=32, 
     """
     ring = 1 - 1 / whole_number("cards", cards)
     lora = 0 if rank is None else shape.of_lora(whole_number("rank", rank)) * lora_bits / 8
-    small = shape.small_in_blocks() * other_bits / 8
-    blocks, others = shape.in_blocks() * weight_bits / 8 + small + lora, shape.elsewhere() * other_bits / 8 - small
-    gradients = blocks + others if rank is None else lora
-    return ring * (2 * blocks + others + gradients if _is_sharded(engine) else 2 * gradients)
+    blocks = shape.in_blocks() * weight_bits / 8 + shape.small_in_blocks() * other_bits / 8 + lora
+    outside = shape.outside() * other_bits / 8
+    gradients = blocks + outside if rank is None else lora
+    return ring * (2 * blocks + outside + gradients if _is_sharded(engine) else 2 * gradients)
 
 
 def _is_sharded(engine):

@@ -53,7 +53,7 @@ def put_side_by_side(model, folders):
     Each is read as ``load_adapter`` does it. A file that does not fit, that is no plain LoRA or that brings a head or
     biases with it is refused, and the model is as it was.
     """
-    if adapted_layers(model) or any(isinstance(module, LinearWithManyLoRAs) for module in model.modules()):
+    if adapted_layers(model) or _side_by_side(model):
         raise ValueError("this model has adapters already; begin with a plain one, or with remove_lora(model)")
     learned, found = [parameter for parameter in model.parameters() if parameter.requires_grad], {}
     # The same weights in other layers, into which one adapter after the other is loaded.
@@ -68,10 +68,14 @@ def put_side_by_side(model, folders):
     layers = linear_layers(model)
     for place in layers:
         if any(place in loras for loras in found.values()):
-            side_by_side = LinearWithManyLoRAs(layers[place], [loras.get(place) for loras in found.values()])
-            model.set_submodule(place, side_by_side)
+            updates = [loras.get(place) for loras in found.values()]
+            model.set_submodule(place, LinearWithManyLoRAs(layers[place], updates))
     model.requires_grad_(False)
     model.adapter_names = list(folders)
+
+
+def _side_by_side(model):
+    return [module for module in model.modules() if isinstance(module, LinearWithManyLoRAs)]
 
 
 def _loras(shell, folder):
@@ -88,7 +92,7 @@ def _loras(shell, folder):
 @contextmanager
 def which_adapter(model, names):
     """Within the ``with`` block row i of a batch gets the adapter ``names[i]``; None is the model without any."""
-    names, layers = list(names), [module for module in model.modules() if isinstance(module, LinearWithManyLoRAs)]
+    names, layers = list(names), _side_by_side(model)
     if not layers:
         raise ValueError("this model has no adapters side by side; begin with put_side_by_side(model, folders)")
     strange = sorted({name for name in names if name is not None} - set(model.adapter_names))

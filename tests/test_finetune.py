@@ -103,14 +103,17 @@ def test_all_weights_give_a_whole_model(room, words):
     assert main(words("--steps", 1, "--model", "whole", "--out", "again")) == 0, "it can be a base itself"
 
 
-def test_a_training_that_goes_on_ends_where_one_without_a_break_ends(room, words, capsys):
-    assert main(words("--steps", 12, "--out", "whole")) == 0
-    assert main(words("--steps", 6, "--out", "parts")) == 0
-    assert main(words("--steps", 12, "--out", "parts", "--resume")) == 0
+@pytest.mark.parametrize(
+    ("kind", "file"), [((), "adapter_model.safetensors"), (("--all-weights",), "model.safetensors")]
+)
+def test_a_training_that_goes_on_ends_where_one_without_a_break_ends(kind, file, room, words, capsys):
+    assert main(words("--steps", 12, "--out", "whole", *kind)) == 0
+    assert main(words("--steps", 6, "--out", "parts", *kind)) == 0
+    assert main(words("--steps", 12, "--out", "parts", "--resume", *kind)) == 0
     assert "going on from step 6" in capsys.readouterr().out
     assert history(room / "parts") == history(room / "whole")
-    for file in ("adapter_model.safetensors", "history.json"):
-        assert (room / "parts" / file).read_bytes() == (room / "whole" / file).read_bytes()
+    for each in (file, "history.json"):
+        assert (room / "parts" / each).read_bytes() == (room / "whole" / each).read_bytes()
 
 
 def test_it_stops_when_the_held_out_loss_has_not_fallen_and_keeps_the_best(room, words, capsys):

@@ -18,6 +18,7 @@ from lora_lab.material.forgetting import (
 )
 from lora_lab.material.models import encode
 from lora_lab.material.plans import KINDS, PARTS, contender, trainings
+from lora_lab.material.records import written
 from lora_lab.material.texts import held_out, split_by_file, unicode_names
 
 SMALL = {"width": 16, "depth": 1, "heads": 2, "context": 128}
@@ -40,7 +41,7 @@ def small(monkeypatch):
 
 def test_every_part_holds_all_of_its_trainings():
     for part in PARTS:
-        assert list(dict.fromkeys(forgetting._written(part))) == list(trainings(part)), part
+        assert list(dict.fromkeys(written(forgetting.FORGETTING, part))) == list(trainings(part)), part
     stages = {(row["steps"], row["strength"]) for row in record("rates")}
     assert stages == {(100, 1), (200, 1), (300, 1), (300, 0.25), (300, 0.5), (300, 0.75)}
 

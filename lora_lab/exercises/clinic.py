@@ -234,7 +234,8 @@ class World:
 
 
 @cache
-def _digits():
+def digit_world():
+    """The classifier of upright digits, to be adapted to mirrored ones."""
     # Double precision: the same numbers on every computer.
     new, old = (digits(task, dtype=torch.float64) for task in ("mirrored", "upright"))
     return World(DigitClassifier.pretrained().double(), new, old)
@@ -278,7 +279,7 @@ class Patient:
     explanation: str
     reference: str
     afterwards: tuple[Callable, Callable] | None = None
-    world: Callable = _digits
+    world: Callable = digit_world
 
     def __hash__(self):
         return self.number

@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..material.data import digits
 from ..material.models import DigitClassifier
-from .clinic import Patient, World, adam
+from .clinic import Patient, World, adam, digit_world
 
 
 def with_peft(model, **settings):
@@ -159,16 +158,11 @@ def saved_merged_cured(model):
 
 
 @cache
-def _digits():
-    new, old = (digits(task, dtype=torch.float64) for task in ("mirrored", "upright"))
-    return World(DigitClassifier.pretrained().double(), new, old)
-
-
-@cache
 def _checkpointed():
     model = Checkpointed().double().eval()
-    model.load_state_dict(_digits().pretrained.state_dict())
-    return World(model, _digits().new, _digits().old)
+    world = digit_world()
+    model.load_state_dict(world.pretrained.state_dict())
+    return World(model, world.new, world.old)
 
 
 MORE_PATIENTS = [

@@ -12,6 +12,7 @@ from io import StringIO
 
 import torch
 
+from ..checks import whole_number
 from .cards import Card
 from .compare import describe, same, tensor
 from .engine import SEED, Exercise, is_stub, laboratory, own_line, unlike, what_it_printed
@@ -29,6 +30,23 @@ def require(holds, sentence):
     """Go on if it holds; else the stage ends here, with this sentence."""
     if not holds:
         raise Missing(sentence)
+
+
+def require_plan(given, asked):
+    """Go on if a plan is a dictionary that says exactly what is asked for."""
+    require(isinstance(given, dict), f"Return a dictionary; this is of type {type(given).__name__}.")
+    lacking, strange = sorted(asked - set(given)), sorted(set(given) - asked)
+    require(not lacking, f"The plan does not say {', '.join(lacking)}.")
+    require(not strange, f"The plan has {', '.join(strange)}, which is not asked for.")
+
+
+def require_whole_numbers(given, names):
+    """Go on if these of a plan are whole numbers from 1 up."""
+    for name in names:
+        try:
+            whole_number(name, given[name])
+        except ValueError as error:
+            require(False, f"{error}.")
 
 
 @dataclass

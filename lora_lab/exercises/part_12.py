@@ -5,10 +5,9 @@ from numbers import Real
 import torch
 
 from ..budget import FOUR_BITS, LLAMA, step_memory
-from ..checks import whole_number
 from .engine import Exercise
 from .guesses import Guess
-from .kinds import Task, require
+from .kinds import Task, require, require_plan, require_whole_numbers
 
 steps_lost = Guess("of A's numbers do not move in a step at 0.0001, in percent")
 prose_after = Guess("the loss on prose in four bits")
@@ -186,16 +185,9 @@ ASKED = {"weight_bits", "rank", "pieces", "length", "checkpointing"}
 
 
 def _is_a_plan(given):
-    require(isinstance(given, dict), f"Return a dictionary; this is of type {type(given).__name__}.")
-    lacking, strange = sorted(ASKED - set(given)), sorted(set(given) - ASKED)
-    require(not lacking, f"The plan does not say {', '.join(lacking)}.")
-    require(not strange, f"The plan has {', '.join(strange)}, which is not asked for.")
+    require_plan(given, ASKED)
     require(str(given["checkpointing"]) in ("True", "False"), "checkpointing is True or False.")
-    for name in ("rank", "pieces", "length"):
-        try:
-            whole_number(name, given[name])
-        except ValueError as error:
-            require(False, f"{error}.")
+    require_whole_numbers(given, ("rank", "pieces", "length"))
     bits = given["weight_bits"]
     require(
         isinstance(bits, Real) and any(abs(bits - kind) < 0.01 for kind in (FOUR_BITS, 8, 16, 32)),

@@ -3,10 +3,9 @@
 import torch
 
 from ..budget import FOUR_BITS, LLAMA, memory_of_a_card, sent_by_a_card
-from ..checks import whole_number
 from .engine import Exercise
 from .guesses import Guess
-from .kinds import Task, require
+from .kinds import Task, require, require_plan, require_whole_numbers
 
 sent_by_lora = Guess("of what full fine-tuning sends, LoRA sends, in percent")
 swap_or_gather = Guess("the faster one for 8 rows with 8 adapters", ["swapping", "one batch"])
@@ -176,16 +175,9 @@ ROOM, WIRE = 72, 100  # GiB on a card for a step, GB that a card may send in it
 
 
 def _is_a_plan(given):
-    require(isinstance(given, dict), f"Return a dictionary; this is of type {type(given).__name__}.")
-    lacking, strange = sorted(ASKED - set(given)), sorted(set(given) - ASKED)
-    require(not lacking, f"The plan does not say {', '.join(lacking)}.")
-    require(not strange, f"The plan has {', '.join(strange)}, which is not asked for.")
+    require_plan(given, ASKED)
     require(given["engine"] in ("ddp", "fsdp"), f"engine is 'ddp' or 'fsdp', not {given['engine']!r}.")
-    for name in ("cards", "pieces"):
-        try:
-            whole_number(name, given[name])
-        except ValueError as error:
-            require(False, f"{error}.")
+    require_whole_numbers(given, ("cards", "pieces"))
     bits = given["weight_bits"]
     require(bits in (FOUR_BITS, 16), f"weight_bits is 16 or FOUR_BITS here, not {bits!r}.")
 

@@ -144,9 +144,11 @@ def _before(settings, resume, team):
         other = settings.differs(state["progress"]["told"])
         if other:
             told = state["progress"]["told"]
-            words = {name: f"--{name.replace('_', '-')} was {told.get(name)}" for name in other}
-            said = ", ".join((words | ({"checksum": "the text was another"} if "checksum" in other else {})).values())
-            raise ValueError(f"this is another training than the one in {str(out)!r}: {said}")
+            said = [
+                "the text was another" if name == "checksum" else f"--{name.replace('_', '-')} was {told.get(name)}"
+                for name in other
+            ]
+            raise ValueError(f"this is another training than the one in {str(out)!r}: {', '.join(said)}")
         return state
     taken = out.exists() and (not out.is_dir() or any(path.name != "base" for path in out.iterdir()))
     if team.size > 1:

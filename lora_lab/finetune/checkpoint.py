@@ -25,9 +25,9 @@ def trained_weights(model):
     return get_model_state_dict(model, options=WHOLE)
 
 
-def write(folder, model, optimizer, progress, team):
+def write(folder, weights, model, optimizer, progress, team):
     """Write a checkpoint so that half of one is never seen: the one before it stays until the new one is whole."""
-    state = {"model": trained_weights(model), "optimizer": get_optimizer_state_dict(model, optimizer, options=WHOLE)}
+    state = {"model": weights, "optimizer": get_optimizer_state_dict(model, optimizer, options=WHOLE)}
     if team.leads:
         beside = Path(folder, FILE + ".part")
         torch.save(state | {"progress": progress}, beside)

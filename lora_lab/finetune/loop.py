@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..adapt import count_parameters
 from . import checkpoint
 from .team import held_here
 
@@ -67,91 +68,102 @@ def train(model, pieces, settings, team, state=None):
     The best adapter so far is always in ``settings.out``, and beside it a checkpoint and the history. ``state`` is the
     checkpoint of a training that goes on.
     """
-    run = team.prepare(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], settings.rate, weight_decay=0.0)
-    progress = Progress()
+    training = _Training(model, pieces, settings, team)
     if state is not None:
-        checkpoint.restore(state, run, optimizer, team)
-        progress = Progress(**state["progress"]["trained"])
-        team.say(f"going on from step {progress.step}")
-    _say_who_holds_what(model, team)
+        training.go_on_from(state)
+    training.say_who_holds_what()
     if state is None:
-        _measure(0, [], run, model, optimizer, pieces, settings, progress, team)
+        training.measure(0)
+    progress = training.progress
     losses, done = [], progress.step
     with _bar(done, settings.steps, team) as bar:
         for step in range(done + 1, settings.steps + 1):
             if progress.waited >= settings.patience:
                 break
-            losses.append(_step(run, optimizer, pieces, step, settings, team))
+            losses.append(training.step(step))
             bar.update()
             if step % settings.every == 0 or step == settings.steps:
-                _measure(step, losses, run, model, optimizer, pieces, settings, progress, team)
+                training.measure(step, sum(losses) / len(losses))
                 losses = []
     if team.sent:
         team.say(f"each process sent {team.sent // (progress.step - done):,} bytes a step")
     return progress
 
 
-def _step(run, optimizer, pieces, step, settings, team):
-    """One step on this process's share of the batch; the loss of the whole batch."""
-    share = pieces.batch(step, settings.batch, settings.seed)[team.rank :: team.size].to(team.device)
-    run.train()
-    loss = run(input_ids=share, labels=share).loss
-    optimizer.zero_grad()
-    loss.backward()
-    value = team.mean(loss)
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"the loss of step {step} is {value}: most likely the rate, {settings.rate:g}, is too high; "
-            f"start anew with --rate {settings.rate / 3:.2g} and another --out"
-        )
-    optimizer.step()
-    return value
+class _Training:
+    """A model, what it learns from, and how far it has come. ``run`` is the model as the team runs it."""
 
+    def __init__(self, model, pieces, settings, team):
+        self.model, self.pieces, self.settings, self.team = model, pieces, settings, team
+        self.run = team.prepare(model)
+        learn = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(learn, settings.rate, weight_decay=0.0)
+        self.progress = Progress()
 
-def _measure(step, losses, run, model, optimizer, pieces, settings, progress, team):
-    """The held-out loss, said and written down; the adapter where it is the best so far, and a checkpoint."""
-    train, sent = sum(losses) / len(losses) if losses else None, team.sent
-    held_out = _held_out(run, pieces.held_out, settings.batch, team)
-    team.sent = sent  # of training alone
-    if progress.note(step, train, held_out):
-        _save(run, model, settings, team)
-    told = asdict(settings)
-    checkpoint.write(settings.out, run, optimizer, {"told": told, "trained": asdict(progress)}, team)
-    if team.leads:
-        Path(settings.out, HISTORY).write_text(json.dumps(progress.measured, indent=1))
-    learned = "" if train is None else f"loss {train:.3f}, "
-    team.say(f"step {step:4}: {learned}held out {held_out:.3f}" + " ·" * (progress.waited > 0))
+    def go_on_from(self, state):
+        """Take up a training where its checkpoint was written."""
+        checkpoint.restore(state, self.run, self.optimizer, self.team)
+        self.progress = Progress(**state["progress"]["trained"])
+        self.team.say(f"going on from step {self.progress.step}")
 
+    def step(self, step):
+        """One step on this process's share of the batch; the loss of the whole batch."""
+        settings, team = self.settings, self.team
+        share = self.pieces.batch(step, settings.batch, settings.seed)[team.rank :: team.size].to(team.device)
+        self.run.train()
+        loss = self.run(input_ids=share, labels=share).loss
+        self.optimizer.zero_grad()
+        loss.backward()
+        value = team.mean(loss)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss of step {step} is {value}: most likely the rate, {settings.rate:g}, is too high; "
+                f"start anew with --rate {settings.rate / 3:.2g} and another --out"
+            )
+        self.optimizer.step()
+        return value
 
-@torch.no_grad()
-def _held_out(run, held_out, size, team):
-    """The mean loss on all pieces (m, length) that are held out. Everybody measures all: shards need everybody."""
-    run.eval()
-    total = 0.0
-    for part in held_out.to(team.device).split(size):
-        total += run(input_ids=part, labels=part).loss.item() * len(part)
-    return total / len(held_out)
+    def measure(self, step, learned=None):
+        """The held-out loss, said and written down; the adapter where it is the best so far, and a checkpoint.
 
+        ``learned`` is the mean loss of the steps since the last measurement.
+        """
+        settings, team, progress = self.settings, self.team, self.progress
+        sent = team.sent
+        held_out = self.held_out()
+        team.sent = sent  # of training alone
+        weights = checkpoint.trained_weights(self.run)  # everybody has to ask for them
+        if progress.note(step, learned, held_out) and team.leads:
+            self.save(weights)
+        told = {"told": asdict(settings), "trained": asdict(progress)}
+        checkpoint.write(settings.out, weights, self.run, self.optimizer, told, team)
+        if team.leads:
+            Path(settings.out, HISTORY).write_text(json.dumps(progress.measured, indent=1))
+        before = "" if learned is None else f"loss {learned:.3f}, "
+        team.say(f"step {step:4}: {before}held out {held_out:.3f}" + " ·" * (progress.waited > 0))
 
-def _save(run, model, settings, team):
-    """The adapter, or with ``all_weights`` the model, whole from wherever its parts lie."""
-    weights = checkpoint.trained_weights(run)
-    if not team.leads:
-        return
-    if settings.all_weights:
-        model.save_pretrained(settings.out, state_dict=weights)
-    else:
-        model.save_pretrained(settings.out, state_dict=weights, save_embedding_layers=False)
+    @torch.no_grad()
+    def held_out(self):
+        """The mean loss on all pieces (m, length) that are held out. Everybody measures all: shards need everybody."""
+        self.run.eval()
+        total, pieces = 0.0, self.pieces.held_out
+        for part in pieces.to(self.team.device).split(self.settings.batch):
+            total += self.run(input_ids=part, labels=part).loss.item() * len(part)
+        return total / len(pieces)
 
+    def save(self, weights):
+        """The adapter, or with ``all_weights`` the model, of weights that were gathered."""
+        rows = {} if self.settings.all_weights else {"save_embedding_layers": False}
+        # A dictionary of its own: transformers empties the one it saves from, and a checkpoint will be written.
+        self.model.save_pretrained(self.settings.out, state_dict=dict(weights), **rows)
 
-def _say_who_holds_what(model, team):
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    team.say(f"{trained:,} of {total:,} numbers learn")
-    if team.size > 1:
-        held = " and ".join(f"{each:,}" for each in team.everybody(held_here(model)))
-        team.say(f"{team.size} processes ({team.engine}) hold {held} numbers")
+    def say_who_holds_what(self):
+        """How many numbers learn, and how many each process keeps."""
+        count, team = count_parameters(self.model), self.team
+        team.say(f"{count.trainable:,} of {count.total:,} numbers learn")
+        if team.size > 1:
+            held = " and ".join(f"{each:,}" for each in team.everybody(held_here(self.model)))
+            team.say(f"{team.size} processes ({team.engine}) hold {held} numbers")
 
 
 def _bar(done, steps, team):

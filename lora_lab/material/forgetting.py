@@ -5,9 +5,7 @@ ends: an interrupted part goes on where it stopped. Of the part ``rates``, the m
 ``family`` and ``bits`` the best.
 """
 
-import argparse
 import copy
-import json
 
 import safetensors.torch
 import torch
@@ -20,6 +18,7 @@ from ..training import default_loss, mode, set_seed, train_model
 from .adapters import PLACES
 from .models import ALPHABET, WEIGHTS, TinyGPT, windows
 from .plans import KINDS, PARTS, contender, trainings
+from .records import from_the_command_line, write, written
 from .texts import held_out, python_prose, split_by_file, tales, unicode_names
 
 FORGETTING = WEIGHTS / "forgetting"
@@ -37,7 +36,7 @@ def record(part):
     options = trainings(part)
     return [
         {"method": options[name].get("kind") or contender(options[name]["rank"]), **options[name], **point}
-        for name, points in _written(part).items()
+        for name, points in written(FORGETTING, part).items()
         for point in points
     ]
 
@@ -153,7 +152,7 @@ def make(part):
     from tqdm.auto import tqdm
 
     FORGETTING.mkdir(exist_ok=True)
-    done, base = _written(part), TinyGPT.pretrained()
+    done, base = written(FORGETTING, part), TinyGPT.pretrained()
     text = split_by_file(tales())[0] if part == "tales" else split_by_file(unicode_names(), validation=True)[0]
     old = split_by_file(python_prose())[0] if part == "mixing" else None
     tests = yardsticks()
@@ -177,16 +176,10 @@ def make(part):
                 points.append({"steps": steps, "strength": strength} | _point(way, base, tests))
         done[name] = points
         in_order = {name: done[name] for name in plan if name in done}
-        (FORGETTING / f"{part}.json").write_text(json.dumps(in_order, indent=1))
+        write(FORGETTING, part, in_order)
     for kind in KEPT.get(part, ()):
         if not (FORGETTING / kind).exists():
             _keep_the_best(part, kind, text)
-
-
-def _written(part):
-    """What a part's file holds so far: ``{name: [point, …]}``."""
-    file = FORGETTING / f"{part}.json"
-    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _point(model, base, tests):
@@ -248,11 +241,7 @@ def _keep(model, rank, rate):
 
 def main():
     """What the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m lora_lab.material.forgetting", description=__doc__)
-    parser.add_argument("part", choices=PARTS, nargs="?", help="one part; all of them when left out")
-    part = parser.parse_args().part
-    for each in [part] if part else PARTS:
-        make(each)
+    from_the_command_line("lora_lab.material.forgetting", __doc__, PARTS, make)
 
 
 if __name__ == "__main__":

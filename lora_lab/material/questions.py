@@ -5,21 +5,20 @@ Each part answers a question that people ask: does ``dropout`` help, what is los
 soon as a training ends, and an interrupted part goes on where it stopped.
 """
 
-import argparse
 import itertools
-import json
 import re
 import tempfile
 from pathlib import Path
 
 import torch
 
-from ..adapt import merge_lora, remove_lora, replace_linear_with_lora
+from ..adapt import count_parameters, merge_lora, remove_lora, replace_linear_with_lora
 from ..training import default_loss, evaluate, set_seed, train_model
 from .adapters import PLACES, SEEDS
 from .forgetting import yardsticks
 from .hub import save_for_transformers
 from .models import WEIGHTS, TinyGPT, windows
+from .records import from_the_command_line, write, written
 from .texts import ships_log, split_by_file, unicode_names
 
 QUESTIONS = WEIGHTS / "questions"
@@ -50,7 +49,7 @@ def plan(part):
 def answers(part):
     """What was measured in a part, a dictionary for each training and moment: its options and its losses."""
     options = plan(part)
-    return [options[name] | row for name, rows in _written(part).items() for row in rows]
+    return [options[name] | row for name, rows in written(QUESTIONS, part).items() for row in rows]
 
 
 def marked(log):
@@ -157,8 +156,7 @@ def tokens(way, rate, seed):
             adam.zero_grad()
             default_loss(model(piece[:, :-1]).logits, piece[:, 1:]).backward()
             adam.step()
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        yield {"model": "in memory", "trained": trained} | _token_losses(model, test)
+        yield {"model": "in memory", "trained": count_parameters(model).trainable} | _token_losses(model, test)
         for kept, rows in {"loaded": "auto", "loaded, the rows not saved": False}.items():
             adapter = Path(folder, kept)
             model.save_pretrained(adapter, save_embedding_layers=rows)
@@ -191,31 +189,21 @@ def make(part):
     from tqdm.auto import tqdm
 
     QUESTIONS.mkdir(exist_ok=True)
-    done = _written(part)
+    done = written(QUESTIONS, part)
     for name, options in tqdm(plan(part).items(), desc=part):
         if name not in done:
             rows = PARTS[part](**options)
             done[name] = [{key: _short(value) for key, value in row.items()} for row in rows]
-            (QUESTIONS / f"{part}.json").write_text(json.dumps(done, indent=1))
+            write(QUESTIONS, part, done)
 
 
 def _short(value):
     return round(value, 4) if isinstance(value, float) else value
 
 
-def _written(part):
-    """What a part's file holds so far: ``{name: [row, …]}``."""
-    file = QUESTIONS / f"{part}.json"
-    return json.loads(file.read_text()) if file.exists() else {}
-
-
 def main():
     """What the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m lora_lab.material.questions", description=__doc__)
-    parser.add_argument("part", choices=PARTS, nargs="?", help="one part; all of them when left out")
-    part = parser.parse_args().part
-    for each in [part] if part else PARTS:
-        make(each)
+    from_the_command_line("lora_lab.material.questions", __doc__, PARTS, make)
 
 
 if __name__ == "__main__":

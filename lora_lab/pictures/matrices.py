@@ -198,7 +198,7 @@ def block_picture(matrices, title, rank=0):
     """
     described = ", ".join(f"{name} {m} by {n}" for name, (m, n) in matrices.items())
     described += f"; each with A, {rank} wide, at its left edge and B, {rank} high, above" if rank else ""
-    gap = 4 * rank + 0.1 * max(max(shape) for shape in matrices.values())
+    gap = 6 * rank + 0.1 * max(max(shape) for shape in matrices.values())
     width = sum(n + gap for _, n in matrices.values()) - gap
     height = rank + max(m for m, _ in matrices.values())
     picture = figure(f"{title}. Rectangles to scale: {described}.", height=1.2 + WIDTH * height / width)
