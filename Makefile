@@ -31,8 +31,9 @@ TORCH_FROM_cpu := --index-url https://download.pytorch.org/whl/cpu
 lab: $(READY)
 	$(BIN)/jupyter lab --allow-root --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
+# On as many cores as there are, up to four, each with a thread of its own.
 test: $(DOCS_READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py notebooks/*.ipynb

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 
@@ -27,6 +28,11 @@ def pytest_collectstart(collector):
     """nbval compares numbers and words: the HTML of a table or a picture says what the text beside it says."""
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += ("text/html",)
+
+
+def pytest_collection_modifyitems(items):
+    """The site's tests first: making it takes longest, and other processes have something to do meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_site.py")
 
 
 class SmallNet(nn.Module):
@@ -49,16 +55,25 @@ def _seeded():
 
 
 @pytest.fixture(scope="session")
-def site():
-    """The folder of the site, with the slides in it; sliders that have not changed since are not computed again."""
+def site(testrun_uid):
+    """The folder of the site, with the slides in it; sliders that have not changed since are not computed again.
+
+    Of several processes that test, each with a session of its own, the first makes it, and the others wait for it.
+    """
     if not find_spec("myst_nb"):
         if os.environ.get("CI"):
             pytest.fail("CI is set, so that these tests must run: install docs/requirements.txt", pytrace=False)
         pytest.skip("NO TEST OF SITE AND SLIDES HAS RUN: install docs/requirements.txt")
     root = Path(__file__).parent
-    made = subprocess.run([sys.executable, root / "docs" / "book.py"], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    return root / "build" / "site"
+    build = root / "build"
+    build.mkdir(exist_ok=True)
+    made_for = build / "site_made_for"
+    with FileLock(build / "site.lock"):
+        if not made_for.exists() or made_for.read_text() != testrun_uid:
+            made = subprocess.run([sys.executable, root / "docs" / "book.py"], capture_output=True, text=True)
+            assert made.returncode == 0, made.stderr
+            made_for.write_text(testrun_uid)
+    return build / "site"
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def frontier(paths, title, xlabel, ylabel, better, base=None):
     ``better`` is the corner where both are, "↙" or "↗"; ``base`` is where all begin.
     """
     described = "; ".join(
-        f"{name} from {path[0][1]:.0f} and {path[0][2]:.0f} to {path[-1][1]:.0f} and {path[-1][2]:.0f}"
+        f"{name} from {path[0][1]:.3g} and {path[0][2]:.3g} to {path[-1][1]:.3g} and {path[-1][2]:.3g}"
         for name, path in paths.items()
     )
     picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", height=4.6)
