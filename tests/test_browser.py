@@ -1,6 +1,8 @@
-"""In a real JupyterLab, in a real browser: the notebooks run, and their sliders do what the course promises.
+"""In a real JupyterLab, in a real browser: notebooks run, and every slider does what the course promises.
 
-Where LORA_LAB_SCREENSHOTS names a folder, a screenshot of every notebook is left there.
+Every explorer is there on small data, and the two notebooks that one opens first are run whole; that all notebooks run,
+and what comes out, is nbval's to see. Where LORA_LAB_SCREENSHOTS names a folder, all of them are run whole here, and
+leave a screenshot there.
 """
 
 import os
@@ -32,11 +34,15 @@ from browser import (
     sliders,
     write_notebook,
 )
+from explorers import EXPLORERS
 from playwright.sync_api import expect
 
 skip_without_chromium()
 expect.set_options(timeout=1000 * PATIENCE)
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
+HERE = Path(__file__).parent
+NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("[0-9]*.ipynb"))
+PICTURES = os.environ.get("LORA_LAB_SCREENSHOTS")
+WHOLE = [path.stem for path in (NOTEBOOKS if PICTURES else NOTEBOOKS[:2])]
 SMALL = {
     "scaling": ["from lora_lab.pictures.sliders import scaling_explorer", "scaling_explorer()"],
     # A square that moves, and a list of every position that was drawn.
@@ -100,6 +106,9 @@ def folder(tmp_path_factory):
         shutil.copy(path, folder)
     for name, cells in SMALL.items():
         write_notebook(folder / f"{name}.ipynb", *cells)
+    there = f"import sys\n\nsys.path.append({str(HERE)!r})\nfrom explorers import EXPLORERS"
+    for name in EXPLORERS:
+        write_notebook(folder / f"explorer-{name}.ipynb", there, f"EXPLORERS[{name!r}]()")
     return folder
 
 
@@ -133,7 +142,7 @@ def run_notebook(page, address):
 
 
 # The explorer that has the focus: where its controls stand, as it writes positions.
-HERE = """() => [...document.activeElement.closest(".lora-explorer").querySelector("div").children]
+STANDS = """() => [...document.activeElement.closest(".lora-explorer").querySelector("div").children]
     .map((control) => [...control.querySelectorAll("input")])
     .map((inputs) => (inputs[0].type === "radio" ? inputs.findIndex((i) => i.checked) : inputs[0].value)).join()"""
 
@@ -150,11 +159,11 @@ def press_again(slider, key):
     page, before = slider.page, shown(slider)
     page.keyboard.press(key)
     page.wait_for_function(
-        """([here, before]) => {
+        """([stands, before]) => {
             const canvas = document.activeElement.closest(".lora-explorer").querySelector("canvas");
-            return canvas.dataset.position === eval(here)() && canvas.toDataURL() !== before;
+            return canvas.dataset.position === eval(stands)() && canvas.toDataURL() !== before;
         }""",
-        arg=[HERE, before],
+        arg=[STANDS, before],
     )
 
 
@@ -178,19 +187,19 @@ def assert_works_from_the_keyboard(control):
     assert accessible_name(control)
     there, back = two_keys(control)
     control.focus()
-    start, position = shown(control), control.page.evaluate(HERE)
+    start, position = shown(control), control.page.evaluate(STANDS)
     press(control, there)
-    assert control.page.evaluate(HERE) != position
+    assert control.page.evaluate(STANDS) != position
     press_again(control, back)
-    assert (control.page.evaluate(HERE), shown(control)) == (position, start)
+    assert (control.page.evaluate(STANDS), shown(control)) == (position, start)
 
 
-@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS] + ["scaling"])
-def test_in_every_notebook_the_sliders_work_from_the_keyboard(name, run_notebook, tmp_path):
+@pytest.mark.parametrize("name", [*WHOLE, *(f"explorer-{name}" for name in EXPLORERS)])
+def test_every_slider_works_from_the_keyboard(name, run_notebook, tmp_path):
     page = run_notebook(name)
     for control in [*filter(is_ours, sliders(page)), *choices(page)]:
         assert_works_from_the_keyboard(control)
-    pictures = Path(os.environ.get("LORA_LAB_SCREENSHOTS", tmp_path))
+    pictures = Path(PICTURES or tmp_path)
     pictures.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=pictures / f"{name}.png")
 

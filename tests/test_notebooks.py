@@ -12,7 +12,8 @@ import pytest
 from lora_lab.exercises.engine import Exercise
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Why a cell may be left out of the comparison.
 MAY_BE_SKIPPED = {"from ipywidgets import interact": "interact can deadlock where no browser answers it"}
 
@@ -46,6 +47,16 @@ def test_it_has_one_title_and_opens_with_its_card(cells):
     for line in ("**You will be able to**", "**You need**", "**Time**"):
         assert line in opening, line
     assert re.search(r"about \d+ minutes", opening)
+
+
+def test_numbers_that_readme_boasts_of_stand_in_the_outputs_of_the_notebook_beside_them():
+    boasts = re.findall(r"^- (.+?):\s+\[\d\d\]\((notebooks/\w+\.ipynb)\)", README.split("## Start")[0], re.M | re.S)
+    assert len(boasts) == 5
+    for text, notebook in boasts:
+        cells = json.loads((ROOT / notebook).read_text(encoding="utf-8"))["cells"]
+        shown = json.dumps([cell["outputs"] for cell in cells if cell["cell_type"] == "code"])
+        for number in re.findall(r"\d+(?:[.,]\d+)+", text):
+            assert re.search(rf"(?<![\d.,]){re.escape(number)}(?!\d)", shown), f"{number} is not in {notebook}"
 
 
 def test_it_closes_with_questions_a_recap_the_cost_and_references(cells):
