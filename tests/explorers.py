@@ -33,10 +33,11 @@ def digit_runs():
     """Finished runs in which the first digits are misread, fewer at the higher rank."""
     truth = digit_tasks()["mirrored"].y_test
     runs = {}
-    for rank, wrong in ((1, 30), (4, 5), (8, 0)):
-        predictions = truth.clone()
-        predictions[:wrong] = (truth[:wrong] + 1) % 10
-        runs["mirrored", rank] = predictions, 0.5 + rank / 100
+    for task, more in (("mirrored", 0), ("upright", 10)):
+        for rank, wrong in ((1, 30 + more), (4, 5 + more), (8, more)):
+            predictions = truth.clone()
+            predictions[:wrong] = (truth[:wrong] + 1) % 10
+            runs[task, rank] = predictions, 0.5 + rank / 100
     return runs
 
 
@@ -70,8 +71,9 @@ def raced():
 
 
 def surprising():
-    """Two lines of eight letters, the one the model surprises least first."""
-    return {("alphabet", s): ("abcdefg\nhijklmno", [s + i / 4 for i in range(16)]) for s in (0.0, 0.5, 1.0)}
+    """Sixteen letters, of which the first surprises least, and as many of which it surprises most."""
+    nats = {"alphabet": [i / 4 for i in range(16)], "backwards": [4 - i / 4 for i in range(16)]}
+    return {(text, s): ("abcdefg\nhijklmno", [s + n for n in nats[text]]) for text in nats for s in (0.0, 0.5, 1.0)}
 
 
 EXPLORERS = {
