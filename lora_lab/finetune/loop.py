@@ -154,7 +154,7 @@ class _Training:
     def save(self, weights):
         """The adapter, or with ``all_weights`` the model, of weights that were gathered."""
         rows = {} if self.settings.all_weights else {"save_embedding_layers": False}
-        # A dictionary of its own: transformers empties the one it saves from, and a checkpoint will be written.
+        # A dictionary of its own: whatever saving does to it, a checkpoint will be written of the same weights.
         self.model.save_pretrained(self.settings.out, state_dict=dict(weights), **rows)
 
     def say_who_holds_what(self):
