@@ -44,7 +44,6 @@ NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("[0-9]*.ipynb"))
 PICTURES = os.environ.get("LORA_LAB_SCREENSHOTS")
 WHOLE = [path.stem for path in (NOTEBOOKS if PICTURES else NOTEBOOKS[:2])]
 SMALL = {
-    "scaling": ["from lora_lab.pictures.sliders import scaling_explorer", "scaling_explorer()"],
     # A square that moves, and a list of every position that was drawn.
     "square": [
         """from lora_lab.pictures.explorer import Explorer
@@ -205,7 +204,7 @@ def test_every_slider_works_from_the_keyboard(name, run_notebook, tmp_path):
 
 
 def test_a_slider_in_jupyterlab_has_a_name_a_value_and_a_visible_focus(run_notebook):
-    page = run_notebook("scaling")
+    page = run_notebook("explorer-scaling")
     rank, alpha = sliders(page)
     assert (accessible_name(rank), accessible_name(alpha)) == ("rank", "alpha")
     rank.press("ArrowRight")
@@ -216,7 +215,7 @@ def test_a_slider_in_jupyterlab_has_a_name_a_value_and_a_visible_focus(run_noteb
 
 
 def test_the_arrow_keys_move_the_slider_and_not_the_notebook(run_notebook):
-    page = run_notebook("scaling")
+    page = run_notebook("explorer-scaling")
     rank, _ = sliders(page)
     press(rank, "ArrowRight")
     cell = page.evaluate("() => jupyterapp.shell.currentWidget.content.activeCellIndex")
