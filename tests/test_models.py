@@ -66,6 +66,21 @@ def test_writing_goes_on_from_the_prompt_beyond_the_context_and_the_same_way_for
     assert text == model.write("ab", length=30, seed=1) != model.write("ab", length=30, seed=2)
 
 
+def test_what_is_remembered_of_a_text_changes_nothing_within_the_context_and_beyond():
+    model = small_gpt()
+    model.head.weight.data *= 100
+    tokens, memories = encode("abcdefghijkl")[None], [[] for _ in model.blocks]
+    with torch.no_grad():
+        remembered = [model(tokens[:, :3], memories), *(model(tokens[:, i : i + 1], memories) for i in range(3, 12))]
+    torch.testing.assert_close(torch.cat(remembered, 1), model(tokens))
+    with pytest.raises(ValueError, match="a text of 13 characters"):
+        model(tokens[:, :1], memories)
+    written = encode("ab")
+    for _ in range(20):
+        written = torch.cat([written, model(written[-12:][None])[0, -1].argmax()[None]])
+    assert model.write("ab", length=20, temperature=0.001) == decode(written)
+
+
 @pytest.mark.parametrize(("options", "way_out"), [({"prompt": ""}, "newline"), ({"temperature": 0}, "0.01")])
 def test_writing_refuses_what_it_cant_do(options, way_out):
     with pytest.raises(ValueError, match=way_out):

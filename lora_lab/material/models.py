@@ -69,16 +69,21 @@ class TinyGPT(_Shipped):
                 last = name.endswith(("o.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if last else 0.02)
 
-    def forward(self, tokens):
-        """(n, length) whole numbers → (n, length, 96)."""
-        if tokens.shape[1] > self.context:
+    def forward(self, tokens, memories=None):
+        """(n, length) whole numbers → (n, length, 96).
+
+        With ``memories``, a list for each block that starts out empty, one more token a call goes on from all before.
+        """
+        start = memories[0][0].shape[2] if memories and memories[0] else 0
+        end = start + tokens.shape[1]
+        if end > self.context:
             raise ValueError(
-                f"a text of {tokens.shape[1]} characters is longer than the {self.context} that this model can look "
+                f"a text of {end} characters is longer than the {self.context} that this model can look "
                 f"back on; cut it, as windows(text, length={self.context}) does"
             )
-        x = self.dropout(self.characters(tokens) + self.places.weight[: tokens.shape[1]])
-        for block in self.blocks:
-            x = block(x)
+        x = self.dropout(self.characters(tokens) + self.places.weight[start:end])
+        for i, block in enumerate(self.blocks):
+            x = block(x, memories and memories[i])
         return self.head(self.norm(x))
 
     @torch.no_grad()
@@ -88,13 +93,17 @@ class TinyGPT(_Shipped):
             raise ValueError("the prompt is empty; give at least one character to go on from, if only a newline")
         positive_number("temperature", temperature, "try 0.7, or 0.01 for no surprises")
         random = torch.Generator().manual_seed(seed)
-        tokens = encode(prompt)
+        tokens = new = encode(prompt)
+        memories = [[] for _ in self.blocks]
         for _ in range(length):
-            logits = self(tokens[-self.context :][None].to(self.head.weight.device))[0, -1].cpu()
+            if len(tokens) > self.context:
+                # Each place of the window is now another one than before, so that nothing remembered holds.
+                new, memories = tokens[-self.context :], None
+            logits = self(new[None].to(self.head.weight.device), memories)[0, -1].cpu()
             if not logits.isfinite().all():
                 raise ValueError("the model's outputs are NaN or infinite: its training diverged; start anew, lower lr")
-            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)
-            tokens = torch.cat([tokens, chosen])
+            new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=random)
+            tokens = torch.cat([tokens, new])
         return decode(tokens)
 
 
@@ -110,9 +119,9 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x):
-        """(n, length, width) → the same."""
-        x = x + self.dropout(self.attention(self.norm1(x)))
+    def forward(self, x, memory=None):
+        """(n, length, width) → the same. ``memory`` is the attention's."""
+        x = x + self.dropout(self.attention(self.norm1(x), memory))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
 
 
@@ -127,11 +136,19 @@ class Attention(nn.Module):
         self.v = nn.Linear(width, width, bias=False)
         self.o = nn.Linear(width, width, bias=False)
 
-    def forward(self, x):
-        """(n, length, width) → the same."""
+    def forward(self, x, memory=None):
+        """(n, length, width) → the same.
+
+        A list ``memory`` keeps the keys and values of all places so far: they need not be made anew for each character.
+        """
         n, length, width = x.shape
         q, k, v = (project(x).view(n, length, self.heads, -1).transpose(1, 2) for project in (self.q, self.k, self.v))
-        gathered = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if memory:
+            k, v = torch.cat([memory[0], k], 2), torch.cat([memory[1], v], 2)
+        if memory is not None:
+            memory[:] = k, v
+        # A single new place looks back on all that there are; of several, each on those before it.
+        gathered = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
         return self.o(gathered.transpose(1, 2).reshape(n, length, width))
 
 
