@@ -334,9 +334,13 @@ class Patient:
         return treated if isinstance(treated, tuple) else (model, treated)
 
 
-@cache
 def visit(patient, ill):
     """Treat a patient, or its healthy twin, from the pretrained model to the end. Each is treated once."""
+    return _treated(patient, ill)  # for a cache visit(patient, True) and visit(patient, ill=True) would be two
+
+
+@cache
+def _treated(patient, ill):
     world = patient.world()
     model, optimizer = patient.admit(ill)
     X, y = world.new.X, world.new.y
