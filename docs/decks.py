@@ -1,8 +1,12 @@
-"""Make a deck of slides of each notebook, in ``build/slides``. They play from a memory stick, without a network."""
+"""Make a deck of slides of each notebook, in ``build/slides``. They play from a memory stick, without a network.
+
+python docs/decks.py [notebooks/NN_its_name.ipynb …]
+"""
 
 import html
 import re
 import shutil
+import sys
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,9 +36,13 @@ def make(target, notebooks):
             title=html.escape(titles[name]), seconds=60 * _minutes(notebook), ideas="\n".join(map(_written, shown))
         )
         (target / f"{name}.html").write_text(page, encoding="utf-8")
-    listed = "".join(f'<li><a href="{name}.html">{name[:2]} {title}</a></li>' for name, title in titles.items())
+    listed = "".join(f'<li><a href="{name}.html">{_numbered(name, title)}</a></li>' for name, title in titles.items())
     contents = Template((HERE / "index.html").read_text(encoding="utf-8")).substitute(decks=listed)
     (target / "index.html").write_text(contents, encoding="utf-8")
+
+
+def _numbered(name, title):
+    return f"{name[:2]} {title}" if name[0].isdigit() else title
 
 
 def _gather_assets(folder):
@@ -65,4 +73,4 @@ def _written(idea):
 
 
 if __name__ == "__main__":
-    make(DECKS, with_sliders(TAUGHT))
+    make(DECKS, with_sliders([Path(name) for name in sys.argv[1:]] or TAUGHT))

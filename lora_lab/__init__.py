@@ -2,8 +2,8 @@
 
 ``layer`` is the idea, ``adapt`` puts it into a model and takes it out again, ``adapter_file`` keeps it on disk,
 ``variants`` change it, ``four_bits`` make its base smaller, ``anatomy`` looks inside weights, ``checkup`` finds what is
-wrong with a model, ``training`` trains it, ``budget`` says what that takes. Three wings use them: ``material`` gives it
-something to do, ``pictures`` shows it, ``exercises`` ask for it.
+wrong with a model, ``training`` trains it, ``budget`` says what that takes. Four wings use them: ``material`` gives it
+something to do, ``finetune`` trains a model of your own with it, ``pictures`` shows it, ``exercises`` ask for it.
 """
 
 from .adapt import (

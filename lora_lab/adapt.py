@@ -64,8 +64,11 @@ def wrap_layers(model, settings, state=None, layer=LinearWithLoRA):
         try:
             check_settings(in_features, out_features, **options)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; or leave this layer out with exclude=[{name!r}]") from None
-    refuse_tied(model, {name: layers[name] for name in settings}, "LoRA would change one of them alone")
+            raise ValueError(
+                f"{name}: {error}; or leave this layer out, with exclude=[{name!r}] in replace_linear_with_lora"
+            ) from None
+    harm = "LoRA would change one of them alone. Leave the layer out, with exclude in replace_linear_with_lora"
+    refuse_tied(model, {name: layers[name] for name in settings}, harm)
     wrapped = _wrapped(model, layers, settings, state, layer)
     for name, module in adapted_layers(model).items():
         model.set_submodule(name, module.linear)

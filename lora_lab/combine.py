@@ -8,7 +8,7 @@ import copy
 
 import torch
 
-from .checks import finite_number, positive_number, weight_of
+from .checks import finite_number, positive_number, refuse_merging, weight_of
 from .find import adapted_layers, linear_layers, listed, lora_layers, refuse_tied
 from .layer import LinearWithLoRA
 
@@ -32,8 +32,11 @@ def with_updates(model, updates, strength=1.0):
     strange = [name for name in updates if name not in layers]
     if strange:
         raise ValueError(f"the updates are for {listed(strange)}, which this model does not have")
-    refuse_tied(moved, {name: layers[name] for name in updates}, "the update would change all of them")
+    refuse_tied(
+        moved, {name: layers[name] for name in updates}, "the update would change all of them; leave its update out"
+    )
     for name, delta in updates.items():
+        refuse_merging(layers[name])
         if delta.T.shape != weight_of(layers[name]).shape:
             wanted = tuple(weight_of(layers[name]).T.shape)
             raise ValueError(f"the update of {name} is {tuple(delta.shape)}, and the layer takes {wanted}")
@@ -87,5 +90,6 @@ def dare(delta, drop=0.9, seed=0):
 def _share(name, value, below=None):
     value = finite_number(name, value, "try 0.2") if below else positive_number(name, value, "try 0.2")
     if not 0 <= value <= 1 or value == below:
-        raise ValueError(f"{name}={value!r} is not a share; try 0.2")
+        limit = "from 0 up to, not including, 1" if below else "above 0 and at most 1"
+        raise ValueError(f"{name}={value!r} is not a share {limit}; try 0.2")
     return value

@@ -37,6 +37,9 @@ def _by_itself(config, parts, names):
         lacking = [name for name in names if (name, half) not in parts]
         if lacking:
             yield f"the file has no {half} for {listed(lacking)}"
+    unnamed = [name for name in names if not config.adapts(name)]
+    if unnamed:
+        yield f"the file has weights for {listed(unnamed)}, which its configuration does not name"
     rank_of = {"A": 0, "B": 1}
     for (name, half), tensor in sorted(parts.items(), key=lambda part: part[0]):
         rank = config.settings(name)["rank"]
@@ -56,7 +59,11 @@ def _beside(config, parts, names, layers):
     """What is in the file and not in the model, or in both and not the same."""
     if not layers:
         return
-    layers = {name: layer.as_lora() if isinstance(layer, LinearWithPiSSA) else layer for name, layer in layers.items()}
+    try:
+        layers = {name: _as_in_a_file(layer) for name, layer in layers.items()}
+    except ValueError as error:  # PiSSA's doubled rank may not fit
+        yield f"as the plain LoRA that a file holds, the model's would not fit: {error}"
+        return
     strange, lacking = [name for name in names if name not in layers], [name for name in layers if name not in names]
     if strange:
         yield f"the file is for {listed(strange)}, where the model has no LoRA"
@@ -74,6 +81,10 @@ def _beside(config, parts, names, layers):
             factors.setdefault(f"{layers[name].lora.scale / meant:.3g}", []).append(name)
     for factor, where in factors.items():
         yield f"the scale of {listed(sorted(where))} is {factor} times what the file means, and so is ΔW"
+
+
+def _as_in_a_file(layer):
+    return layer.as_lora() if isinstance(layer, LinearWithPiSSA) else layer
 
 
 def _same(stored, layer, half):

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 
 from .checks import weight_of
 from .layer import LinearWithLoRA
@@ -64,9 +65,10 @@ def select_layers(model, targets=None, exclude=()):
     layers = linear_layers(model)
     if not layers:
         raise ValueError(f"this {type(model).__name__} has no linear layer that LoRA could go into")
-    chosen = set(layers)
+    chosen, exclude = set(layers), _each("exclude", exclude)
     if targets is not None:
-        for pattern in _each(targets):
+        targets = _each("targets", targets)
+        for pattern in targets:
             _refuse_other_kinds(_called(model, pattern), layers)
         chosen = _matching(model, layers, targets, "target")
     chosen -= _matching(model, layers, exclude, "exclude")
@@ -107,19 +109,29 @@ def owners(model):
 
 
 def refuse_tied(model, layers, harm):
-    """ValueError if several modules share the weight of one of the layers, {name: layer}: what ``harm`` it would do."""
+    """ValueError if several modules share the weight of one of the layers, {name: layer}.
+
+    ``harm`` says what it would do, and what can be done about it.
+    """
     known = owners(model)
     for name, layer in layers.items():
         places = known.get(id(layer._parameters.get("weight")), [])
         if len(places) > 1:
             raise ValueError(
-                f"{name}: its weight is one tensor in several places, {listed(places)} (a tied weight), "
-                f"and {harm}. Leave the layer out with exclude=[{name!r}]"
+                f"{name}: its weight is one tensor in several places, {listed(places)} (a tied weight), and {harm}"
             )
 
 
-def _each(patterns):
-    return [patterns] if isinstance(patterns, (str, re.Pattern)) else patterns
+def _each(option, patterns):
+    """One name or pattern, or several, as a list."""
+    several = [patterns] if isinstance(patterns, (str, re.Pattern)) else patterns
+    if isinstance(several, Iterable):
+        several = list(several)
+        if all(isinstance(pattern, (str, re.Pattern)) for pattern in several):
+            return several
+    raise TypeError(
+        f"{option}={patterns!r} is neither the name of a layer, nor a regular expression, nor a list of such"
+    )
 
 
 def _called(model, pattern):
@@ -132,7 +144,7 @@ def _called(model, pattern):
 def _matching(model, layers, patterns, role):
     """The names of linear layers that the patterns mean, a name before a regular expression; each must mean one."""
     chosen = set()
-    for pattern in _each(patterns):
+    for pattern in patterns:
         hits = set(_called(model, pattern)) & set(layers) or {name for name in layers if _fullmatch(pattern, name)}
         if not hits:
             raise ValueError(f"{role} {pattern!r} matches no linear layer; {nearest(pattern, layers)}")

@@ -162,7 +162,7 @@ def quantize_linear_layers(model, targets=None, exclude=(), form="nf4", block=64
         )
     names = select_layers(model, targets, exclude)
     layers, packed = {name: model.get_submodule(name) for name in names}, {}
-    refuse_tied(model, layers, "packing would take it apart")
+    refuse_tied(model, layers, "packing would take it apart. Leave the layer out with exclude")
     for name, layer in layers.items():
         try:
             packed[name] = Linear4bit(layer, form, block)
@@ -180,7 +180,7 @@ def dequantize_linear_layers(model):
     """
     names = [name for name, layer in linear_layers(model).items() if name and isinstance(layer, Linear4bit)]
     if not names:
-        raise ValueError("this model has no layer of four bits")
+        raise ValueError("no part of this model is a layer of four bits, made by quantize_linear_layers(model)")
     adapted = adapted_layers(model)
     for name in names:
         packed = adapted[name].linear if name in adapted else model.get_submodule(name)

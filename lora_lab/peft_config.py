@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from .checks import SCALINGS
+from .checks import SCALINGS, positive_number, whole_number
 from .find import is_called, joined, linear_layers
 
 
@@ -111,8 +111,28 @@ class PeftConfig:
         for key, kind in (("modules_to_save", str), ("layers_pattern", str), ("layers_to_transform", int)):
             if not all(isinstance(item, kind) for item in self._several(key)):
                 raise ValueError(f"{key!r} is {options[key]!r}, not {self.KINDS[key][1]}")
+        self._check_numbers()
+        self._check_patterns()
         if options.get("bias", "none") not in ("none", "all", "lora_only"):
             raise ValueError(f"'bias' is {options['bias']!r}; it is 'none', 'all' or 'lora_only'")
+
+    def _check_numbers(self):
+        ranks = [("r", self.options["r"]), *(self.options.get("rank_pattern") or {}).items()]
+        alphas = [("lora_alpha", self.options["lora_alpha"]), *(self.options.get("alpha_pattern") or {}).items()]
+        for key, rank in ranks:
+            whole_number(key, rank)
+        for key, alpha in alphas:
+            positive_number(key, alpha, "the scale is a multiple of it")
+
+    def _check_patterns(self):
+        keys = ("rank_pattern", "alpha_pattern", "layers_pattern")
+        patterns = [(key, pattern) for key in keys for pattern in self.options.get(key) or [] if self.options[key]]
+        patterns += [(key, self.options[key]) for key in ("target_modules", "exclude_modules") if self.options.get(key)]
+        for key, pattern in patterns:
+            try:
+                re.compile(pattern if isinstance(pattern, str) else "")
+            except re.error as error:
+                raise ValueError(f"{key!r} has {pattern!r}, which is no regular expression: {error}") from None
 
     def adapts(self, name):
         """Whether the layer of this name is adapted."""

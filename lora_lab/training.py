@@ -50,7 +50,7 @@ def train_model(
     makes another optimizer than Adam. Stopping the cell returns the history so far; a loss that is no longer finite
     ends the training and says why.
     """
-    _check_arguments(X, y, epochs, lr, batch_size)
+    _check_arguments(X, y, val, epochs, lr, batch_size)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("nothing to train: every parameter is frozen. Was the model frozen after LoRA went in?")
@@ -95,14 +95,18 @@ def evaluate(model, X, y, loss=None):
 
 def accuracy(model, X, y):
     """The share of examples X (n, …) whose largest output is at the right class y (n,): a float from 0 to 1."""
-    right = sum((outputs.argmax(-1) == targets).sum().item() for outputs, targets in _outputs(model, X, y))
+    right = 0
+    for outputs, targets in _outputs(model, X, y):
+        _check_classes(outputs, targets)
+        right += (outputs.argmax(-1) == targets).sum().item()
     return right / y.numel()
 
 
-def _outputs(model, X, y, piece=32_768):
-    """The model's outputs beside y, piece after piece of some ``piece`` numbers of X: a whole text would not fit."""
+def _outputs(model, X, y):
+    """The model's outputs beside y, piece after piece of some 32,768 numbers of X: a whole text would not fit."""
+    _check_pairs(X, y)
     device = next(model.parameters()).device
-    size = max(1, piece // max(1, X[:1].numel()))
+    size = max(1, 32_768 // max(1, X[:1].numel()))
     with torch.no_grad(), mode(False, model), _threads_for(model, len(X)):
         for part, targets in zip(X.split(size), y.split(size), strict=True):
             yield model(part.to(device)), targets.to(device)
@@ -141,6 +145,7 @@ def default_loss(output, y):
     Cross-entropy takes an output with one more dimension than y, the classes: (n, …, classes) and (n, …).
     """
     if not y.is_floating_point():
+        _check_classes(output, y)
         return F.cross_entropy(output.flatten(0, -2), y.flatten())
     if output.shape != y.shape:
         raise ValueError(
@@ -150,13 +155,31 @@ def default_loss(output, y):
     return F.mse_loss(output, y)
 
 
-def _check_arguments(X, y, epochs, lr, batch_size):
-    if len(X) != len(y) or len(X) == 0:
-        raise ValueError(f"X has {len(X)} examples and y has {len(y)}; they must pair up, and there must be some")
+def _check_classes(output, y):
+    if output.shape[:-1] != y.shape:
+        raise ValueError(
+            f"the model's output is {tuple(output.shape)}, which takes a y of {tuple(output.shape[:-1])}, and y is "
+            f"{tuple(y.shape)}; reshape it"
+        )
+
+
+def _check_arguments(X, y, val, epochs, lr, batch_size):
+    _check_pairs(X, y)
+    if val is not None:
+        if not isinstance(val, tuple) or len(val) != 2:
+            raise ValueError("val is a pair, (X_val, y_val)")
+        _check_pairs(*val, "val: ")
     whole_number("epochs", epochs, 0)
     positive_number("lr", lr, "try 0.01")
     if batch_size is not None:
         whole_number("batch_size", batch_size, hint="None takes all examples at once")
+
+
+def _check_pairs(X, y, where=""):
+    if len(X) != len(y) or len(X) == 0:
+        raise ValueError(
+            f"{where}X has {len(X)} examples and y has {len(y)}; they must pair up, and there must be some"
+        )
 
 
 def _adam(parameters, lr):

@@ -14,7 +14,7 @@ from lora_lab.exercises.clinic_peft import MORE_PATIENTS
 IDS = [patient.bug for patient in PATIENTS]
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=IDS)
 MORE = [patient.bug for patient in MORE_PATIENTS]
-all_seventeen = pytest.mark.parametrize("patient", PATIENTS + MORE_PATIENTS, ids=IDS + MORE)
+everybody = pytest.mark.parametrize("patient", PATIENTS + MORE_PATIENTS, ids=IDS + MORE)
 more_patients = pytest.mark.parametrize("patient", MORE_PATIENTS, ids=MORE)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of what the new patients have
 
@@ -73,14 +73,19 @@ def examined(patient, ill, at_the_end=False):
     return doctor(model, world.new.X, world.new.y, world.pretrained, optimizer, trained=at_the_end)
 
 
-def test_there_are_eleven_patients_each_with_a_symptom():
-    assert len(PATIENTS) == 11 and [patient.number for patient in PATIENTS] == list(range(1, 12))
-    assert set(IDS) == set(AT_ADMISSION) | set(AT_THE_END) | CANT_TELL
-    assert [patient.number for patient in MORE_PATIENTS] == list(range(12, 18))
-    assert set(MORE) == set(BY_PEFT) | set(BY_PEFT_AT_THE_END) and set(IDS + MORE) == set(SYMPTOMS)
+def test_the_patients_are_numbered_through_and_each_has_a_symptom_and_a_place_here():
+    everyone = PATIENTS + MORE_PATIENTS
+    assert [patient.number for patient in everyone] == list(range(1, len(everyone) + 1))
+    assert set(IDS + MORE) == set(SYMPTOMS), "SYMPTOMS has a line for each bug"
+    assert set(IDS) == set(AT_ADMISSION) | set(AT_THE_END) | CANT_TELL, "each of 07 is in one of these"
+    assert set(MORE) == set(BY_PEFT) | set(BY_PEFT_AT_THE_END), "each of 13 is in one of these"
 
 
-@all_seventeen
+def test_a_patient_is_treated_once_however_it_is_asked_for():
+    assert visit(PATIENTS[0], True) is visit(PATIENTS[0], ill=True) is not visit(PATIENTS[0], ill=False)
+
+
+@everybody
 def test_the_patient_fails_where_the_healthy_twin_does_not(patient):
     row, differs = SYMPTOMS[patient.bug]
     ill, well = (visit(patient, ill).measured[row] for ill in (True, False))
@@ -137,13 +142,13 @@ def test_the_healthy_twin_of_peft_learns_and_is_the_same_in_use(patient):
     assert measured.get("new task when in use, % right", measured["new task, % right"]) == measured["new task, % right"]
 
 
-@all_seventeen
+@everybody
 def test_every_wrong_choice_says_what_speaks_against_it_and_the_right_one_gives_the_cure(patient):
     assert set(patient.why_not) == set(patient.choices) - {patient.bug} and len(patient.choices) == 4
     for letter, bug in zip("abcd", patient.choices, strict=True):
         card = patient.diagnose(letter)
         if bug == patient.bug:
-            assert card.sign == "✓" and "# the cure" in card.code and "#" in patient.reference + "#"
+            assert card.sign == "✓" and "# the cure" in card.code
         else:
             assert (card.sign, card.text) == ("✗", patient.why_not[bug])
 

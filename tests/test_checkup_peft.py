@@ -289,6 +289,28 @@ def test_pissa_is_compared_as_the_plain_lora_that_its_file_holds(tmp_path):
     torch.nn.init.normal_(model[0].lora.B)
     save_adapter(model, tmp_path)
     assert file_problems(tmp_path, lora_layers(model)) == []
+    replace_linear_with_lora(wide := torch.nn.Sequential(torch.nn.Linear(12, 8)), 5, layer=LinearWithPiSSA)
+    (problem,) = file_problems(tmp_path, lora_layers(wide))
+    assert "would not fit: rank=10" in problem
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"r": 0}, "r=0 is not a whole number"),
+        ({"r": "4"}, "r='4' is not a whole number"),
+        ({"lora_alpha": 0}, "lora_alpha=0 is not a positive number"),
+        ({"alpha_pattern": {"fc1": -1}}, "fc1=-1 is not a positive number"),
+        ({"rank_pattern": {"(": 2}}, r"'rank_pattern' has '(', which is no regular expression"),
+        ({"target_modules": "("}, r"'target_modules' has '(', which is no regular expression"),
+        ({"target_modules": ["fc1"]}, "q_proj, which its configuration does not name"),
+    ],
+)
+def test_a_configuration_that_cant_be_meant_is_told_and_not_stumbled_over(fresh, tmp_path, options, said):
+    folder = changed(written(fresh, tmp_path), **options)
+    assert any(said in problem for problem in file_problems(folder)), file_problems(folder)
+    model = peft.get_peft_model(fresh(), config())
+    assert any(said in problem for problem in file_problems(folder, peft_layers(model)))
 
 
 def test_an_empty_adapter_is_told_by_its_keys_its_shapes_and_its_B(fresh, tmp_path):

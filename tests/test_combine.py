@@ -8,6 +8,7 @@ from torch import nn
 
 from lora_lab import load_adapter, lora_layers, merge_lora, replace_linear_with_lora
 from lora_lab.combine import added, dare, each_layer, ties, trimmed, updates_of, with_updates
+from lora_lab.four_bits import quantize_linear_layers
 from lora_lab.material import DigitClassifier, TinyGPT, shipped_adapter
 from lora_lab.variants import LinearWithDoRA, LinearWithPiSSA
 
@@ -57,6 +58,9 @@ def test_updates_that_do_not_belong_are_refused():
     base = DigitClassifier()
     with pytest.raises(ValueError, match=r"fc1 is \(1, 1\), and the layer takes \(64, 256\)"):
         with_updates(base, {"fc1": torch.ones(1, 1)})
+    quantize_linear_layers(packed := DigitClassifier(), targets="fc2")
+    with pytest.raises(ValueError, match="keeps its weight in fewer bits"):
+        with_updates(packed, {"fc2": torch.ones(256, 256)})
     base.head.weight = base.fc2.weight
     with pytest.raises(ValueError, match="several places"):
         with_updates(base, {"fc2": torch.ones(256, 256)})

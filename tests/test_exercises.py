@@ -594,7 +594,8 @@ def test_the_letters_of_the_clinic_follow_no_pattern():
     right = [patient.choices.index(patient.bug) for patient in PATIENTS]
     for period in range(1, 6):
         assert any(a != b for a, b in zip(right, right[period:], strict=False))
-    assert set(right) == {0, 1, 2, 3} and max(map(right.count, right)) <= 3
+    assert set(right) == {0, 1, 2, 3}
+    assert max(map(right.count, right)) <= 3, "a letter is right four times"
 
 
 def test_a_guess_is_kept_and_stands_beside_the_answer():
@@ -651,6 +652,7 @@ def test_every_guess_is_asked_for_and_shown_beside_its_answer():
             for key, value in vars(importlib.import_module(f"lora_lab.exercises.{name}")).items()
             if isinstance(value, Guess)
         }
-        assert {cell.split(".")[1] for cell in cells if re.fullmatch(r"ex\.\w+\.guess\(\.\.\.\)", cell)} == guesses
-        shown = "\n".join(cells)
-        assert all(f"ex.{guess}.beside(" in shown for guess in guesses)
+        asked = {cell.split(".")[1] for cell in cells if re.fullmatch(r"ex\.\w+\.guess\(\.\.\.\)", cell)}
+        assert asked == guesses, f"{path.name}: each guess has a cell that holds ex.name.guess(...) and nothing else"
+        for guess in guesses:
+            assert f"ex.{guess}.beside(" in "\n".join(cells), f"{path.name} never shows {guess} beside the answer"

@@ -41,6 +41,13 @@ def test_several_exclusions_leave_out_each():
     assert select_layers(named("a", "b", "c"), exclude=["a", "c"]) == ["b"]
 
 
+def test_names_may_come_one_after_the_other_and_must_be_names():
+    assert select_layers(named("a", "b", "c"), (name for name in "ab"), iter(["b"])) == ["a"]
+    for wrong in (0, [0], [["a"]]):
+        with pytest.raises(TypeError, match=r"targets=.* is neither the name of a layer"):
+            select_layers(named("a"), wrong)
+
+
 def test_an_adapted_layer_is_listed_once_and_the_frozen_one_inside_it_is_not():
     net = SmallNet()
     plain = linear_layers(net)

@@ -189,7 +189,7 @@ def test_only_what_is_named_is_packed_and_the_rest_is_refused_by_name(net):
     replace_linear_with_lora(net, 2, targets="fc1")
     with pytest.raises(ValueError, match="this model has LoRA in fc1"):
         quantize_linear_layers(net)
-    with pytest.raises(ValueError, match="no layer of four bits"):
+    with pytest.raises(ValueError, match="no part of this model is a layer of four bits"):
         dequantize_linear_layers(nn.Sequential(nn.Linear(3, 3)))
 
 

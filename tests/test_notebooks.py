@@ -3,6 +3,8 @@
 import copy
 import json
 import re
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,6 +64,7 @@ def test_numbers_that_readme_boasts_of_stand_in_the_outputs_of_the_notebook_besi
 def test_it_closes_with_questions_a_recap_the_cost_and_references(cells):
     text = prose(cells)
     assert len(re.findall(r"<details><summary>.+\?</summary>", text)) >= 3
+    assert "## Recap" in text, "there is no heading ## Recap"
     recap = text.split("## Recap")[1]
     assert len(re.findall(r"^- ", recap, re.M)) == 5
     assert "**What it cost:**" in recap and re.search(r"\*\*References?:\*\*", recap)
@@ -95,8 +98,10 @@ def test_every_word_of_the_glossary_stands_in_the_notebook_that_it_names():
         assert any(variant.lower() in text for variant in word.split(", ")), word
 
 
-def test_readmes_table_lists_it(path):
-    assert f"notebooks/{path.name}" in README
+def test_readmes_table_lists_it_with_the_minutes_of_its_card(path, cells):
+    row = re.search(rf"^\| \d\d \| \[.+\]\(notebooks/{path.name}\) \| .+ \| (\d+) \|$", README, re.M)
+    assert row, f"README's table has no row for {path.name}"
+    assert f"about {row[1]} minutes" in cells[0].source, f"README says {row[1]} minutes, and the card does not"
 
 
 def test_its_cells_ran_in_order_without_errors_or_warnings(cells):
@@ -140,7 +145,9 @@ def test_every_picture_has_alternative_text_and_no_view_of_a_widget_is_stored(ce
 
 
 def test_every_exercise_has_a_card_a_stub_and_a_check(path, cells):
-    module = __import__(f"lora_lab.exercises.part_{path.stem[:2]}", fromlist=["*"])
+    part = f"lora_lab.exercises.part_{path.stem[:2]}"
+    assert find_spec(part), f"write {part}, with two exercises"
+    module = import_module(part)
     exercises = {name for name, thing in vars(module).items() if isinstance(thing, Exercise)}
     checked = set()
     for card, stub in pairwise(cells):
@@ -149,7 +156,8 @@ def test_every_exercise_has_a_card_a_stub_and_a_check(path, cells):
         assert re.search(r"\*Difficulty [●○]{3} · importance [●○]{3} · up to \d+ minutes\*", card.source)
         assert "..." in stub.source and "Not attempted yet" in str(stub.outputs)
         checked |= set(re.findall(r"ex\.(\w+)\.check\(", stub.source))
-    assert checked == exercises and len(exercises) >= 2
+    assert checked == exercises, "each exercise has a card, ### Exercise N: …, and in the next cell its check"
+    assert len(exercises) >= 2
 
 
 @pytest.fixture

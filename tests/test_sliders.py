@@ -14,6 +14,7 @@ from PIL import Image
 
 from lora_lab import lora_layers, lora_state
 from lora_lab.material import create_planted_task
+from lora_lab.pictures import sliders
 from lora_lab.pictures.charts import (
     bars,
     costs,
@@ -51,6 +52,11 @@ from lora_lab.pictures.sliders import (
 
 def image(png):
     return Image.open(io.BytesIO(png))
+
+
+def test_every_explorer_is_tried():
+    ours = {name.removesuffix("_explorer") for name in vars(sliders) if name.endswith("_explorer")}
+    assert ours < set(EXPLORERS), "EXPLORERS in tests/explorers.py lacks one"
 
 
 @pytest.fixture(params=EXPLORERS)

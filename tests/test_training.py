@@ -184,11 +184,24 @@ def merged():
         (lambda: nn.Linear(64, 10), {"epochs": 1.5}, "epochs=1.5"),
         (lambda: nn.Linear(64, 10), {"lr": 0}, "lr=0 is not a positive number"),
         (lambda: nn.Linear(64, 10), {"batch_size": 0}, "batch_size=0"),
+        (lambda: nn.Linear(64, 3), {"y": torch.ones(256, 1).long()}, r"takes a y of \(256,\), and y is \(256, 1\)"),
+        (
+            lambda: nn.Linear(64, 10),
+            {"val": (torch.ones(2, 64), torch.ones(3, 10))},
+            "val: X has 2 examples and",
+        ),
+        (lambda: nn.Linear(64, 10), {"val": torch.ones(2, 64)}, r"val is a pair, \(X_val, y_val\)"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_with_the_reason(task, model, changes, reason):
     with pytest.raises(ValueError, match=reason):
         train_model(model(), **({"X": task.X, "y": task.y} | changes), progress=False)
+
+
+@pytest.mark.parametrize(("X", "y"), [((5, 64), (5, 1)), ((5, 64), (1,)), ((0, 64), (0,))])
+def test_accuracy_is_a_share_of_classes_that_pair_up(X, y):
+    with pytest.raises(ValueError, match=r"must pair up|takes a y of \(5,\)"):
+        accuracy(nn.Linear(64, 10), torch.ones(X), torch.ones(y).long())
 
 
 def three_layers():

@@ -199,11 +199,11 @@ def turned_cured(model):
 class Speller(nn.Module):
     """A model that says which letter comes next, (n,) → (n, 26), and uses one matrix for reading and for writing."""
 
-    def __init__(self, width=16):
+    def __init__(self):
         super().__init__()
-        self.letters = nn.Embedding(26, width)
-        self.think = nn.Linear(width, width)
-        self.head = nn.Linear(width, 26, bias=False)
+        self.letters = nn.Embedding(26, 16)
+        self.think = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 26, bias=False)
         self.head.weight = self.letters.weight  # tied
 
     def forward(self, tokens):

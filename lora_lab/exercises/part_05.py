@@ -334,6 +334,8 @@ in_and_out = Task(
             (_looks_too_late, take_out),
             "For targets=['up', 'nowhere'], where 'nowhere' is nowhere, it raises its error",
         ),
+        ((_looks_among_all_modules, take_out), "For targets=['up', 'codes']"),
+        ((_strikes_names_off, take_out), "It writes into targets"),
         ((put_in, _merges), "Without LoRA the outputs are not the pretrained model's"),
         ((put_in, _by_an_attribute), "The modules are not those of before"),
         ((put_in, _only_the_top_out), "LoRA is still in ['inner.up']."),

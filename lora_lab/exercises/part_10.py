@@ -328,6 +328,7 @@ both_texts = Task(
             "A and B hold 221,184 numbers together, more than 60,000: lower the rank, or choose fewer places.",
         ),
         (_untrained, "It has not learned enough: the names are to be at 1.35 or less."),
+        (_writer, "A and B hold 110,592 numbers together, more than 60,000"),
         (TinyGPT.pretrained, "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged."),
         (lambda: _untrained().state_dict(), "Return the model itself, a TinyGPT. This is of type OrderedDict."),
         (_something_more, "Something besides A and B was added to the model."),

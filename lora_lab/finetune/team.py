@@ -82,7 +82,7 @@ class Team:
 
 
 @contextmanager
-def together(engine, minutes=10):
+def together(engine):
     """A Team for as long as it works: its members meet at the beginning and part at the end.
 
     Where they have met before, by ``init_process_group``, they stay together afterwards.
@@ -90,7 +90,7 @@ def together(engine, minutes=10):
     team = Team(engine)
     meet = team.size > 1 and not dist.is_initialized()
     if meet:
-        dist.init_process_group(timeout=timedelta(minutes=minutes))
+        dist.init_process_group(timeout=timedelta(minutes=10))
     try:
         with warnings.catch_warnings():
             # FSDP2 warns of changes in place that transformers' blocks do not make.

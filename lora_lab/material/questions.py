@@ -70,7 +70,7 @@ def learn(model, text, steps, rate, seed=0, adam=None):
 
 
 def dropout(way, rate, seed):
-    """Four hundred steps on sixty days of a log, of which the text has some eighty times as many characters in all."""
+    """Four hundred steps on sixty days of a log: in all some eighty times as many characters as it has."""
     text, test = ships_log(60), windows(ships_log(60, seed=1), LENGTH)
     set_seed(seed)
     model = TinyGPT.pretrained()

@@ -92,8 +92,9 @@ def twin_curves(patient, healthy, title):
 
 
 @styled
-def small_curves(losses, title, columns=4):
+def small_curves(losses, title):
     """Loss curves side by side, each on a scale of its own: ``{name: [loss, …]}``."""
+    columns = 4
     rows = math.ceil(len(losses) / columns)
     picture = figure(f"{title}. {_from_to(losses, 'diverged')}.", height=0.6 + 1.25 * rows)
     for axes, (name, ys) in zip(_panels(picture, rows, columns, len(losses)), losses.items(), strict=True):
@@ -141,10 +142,10 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
 
 
 @styled
-def plane(groups, title, xlabel, ylabel, better, base=None, level=None):
+def plane(groups, title, xlabel, ylabel, better, base=None):
     """Points by two scores: ``{name: [(x, y), …]}``, one for each seed; ``better`` is the corner, "↙" or "↗".
 
-    ``base`` is where all began, ``level`` a line across, ``{"knowing nothing": 4.56}``.
+    ``base`` is where all began.
     """
     centres = {name: torch.tensor(points).mean(0).tolist() for name, points in groups.items()}
     ends = {}
@@ -154,7 +155,7 @@ def plane(groups, title, xlabel, ylabel, better, base=None, level=None):
     for marker, (name, points) in zip(cycle(MARKERS), groups.items(), strict=False):
         (dots,) = axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85)
         ends[name] = max(x for x, _ in points), centres[name][1], dots.get_color()
-    finish_plane(axes, title, xlabel, ylabel, better, base, level)
+    finish_plane(axes, title, xlabel, ylabel, better, base)
     _label_beside(axes, ends)
     return picture
 
@@ -200,13 +201,11 @@ def predictors(measures, title, ylabel):
     return picture
 
 
-def finish_plane(axes, title, xlabel, ylabel, better, base=None, level=None):
-    """What every plane of two scores has: where all began, which corner is better, a line to compare with."""
+def finish_plane(axes, title, xlabel, ylabel, better, base=None):
+    """What every plane of two scores has: where all began, and which corner is better."""
     if base:
         axes.plot(*base, "*", markersize=20, color="black")
         axes.annotate("base", base, (12, 6), textcoords="offset points", weight="bold")
-    for name, height in (level or {}).items():
-        mark_level(axes, name, height, x=0.99, ha="right")
     x, y = {"↙": (0.02, 0.03), "↗": (0.98, 0.97)}[better]
     sides = {"ha": "left" if x < 0.5 else "right", "va": "bottom" if y < 0.5 else "top"}
     axes.text(x, y, f"better {better}", transform=axes.transAxes, color="#555555", style="italic", **sides)

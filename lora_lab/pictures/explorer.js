@@ -133,7 +133,7 @@ async function render({ model, el }) {
     const paths = model.get("gliding").map((i) => [i, ...[before, frame].map((f) => f && image(f.artists[i]))]);
     const moving = paths.filter(([, from, to]) => from && to && from.place.join() !== to.place.join());
     if (!moving.length || matchMedia("(prefers-reduced-motion: reduce)").matches) return repaint();
-    const rest = before.artists.filter((_, i) => !moving.some(([j]) => i === j)).flat();
+    const still = before.artists.filter((_, i) => !moving.some(([j]) => i === j)).flat();
     const start = performance.now();
     const advance = (now) => {
       const t = Math.min(1, (now - start) / 500);
@@ -142,7 +142,7 @@ async function render({ model, el }) {
         const place = from.place.map((x, k) => x + t * (to.place[k] - x));
         return { ...from, clips: [], place };
       });
-      paint(canvas, background, model.get("size"), [...rest, ...between]);
+      paint(canvas, background, model.get("size"), [...still, ...between]);
       gliding = requestAnimationFrame(advance);
     };
     advance(start);
@@ -229,7 +229,8 @@ async function render({ model, el }) {
   model.on("change:position", moved);
   show();
   return () => {
-    clearTimeout(saving);
+    for (const timer of [saving, asking]) clearTimeout(timer);
+    cancelAnimationFrame(gliding);
     model.off("msg:custom", answered);
     model.off("change:position", moved);
   };

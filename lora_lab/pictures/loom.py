@@ -39,14 +39,14 @@ def cloth_task():
     return task._replace(y=task.y + task.X @ (delta - task.delta), delta=delta)
 
 
-def weave(task, rank, start, lr=0.03):
+def weave(task, rank, start):
     """Train a LoRA of this rank from this start, and keep what it looks like at each of STOPS."""
     set_seed(0)
     layer = LinearWithLoRA(task.pretrained, rank)
     A, B = layer.lora.A, layer.lora.B
     for matrix, filled in zip((A, B), STARTS[start], strict=True):
         nn.init.uniform_(matrix, -(SIZE**-0.5), SIZE**-0.5) if filled else nn.init.zeros_(matrix)
-    optimizer, stops = torch.optim.Adam([A, B], lr=lr), []
+    optimizer, stops = torch.optim.Adam([A, B], lr=0.03), []
     for step in range(STOPS[-1] + 1):
         optimizer.zero_grad()
         loss = mse_loss(layer(task.X), task.y)

@@ -15,6 +15,7 @@ from ..anatomy import spectrum
 from ..checks import SCALINGS
 from ..four_bits import LEVELS, rounded
 from ..layer import LinearWithLoRA
+from ..material.models import ALPHABET
 from ..training import accuracy, evaluate, set_seed, train_model
 from .charts import finish_plane, heat_cells
 from .explorer import Explorer
@@ -209,7 +210,7 @@ def _new_and_old(chart, xs, xlabel, new, old, ylabel="right on test digits, %", 
 
 
 @styled
-def digits_explorer(runs, tasks, base="upright"):
+def digits_explorer(runs, tasks):
     """Finished adaptations to several tasks: which digits does each still get wrong? "3 → 8" is a 3 read as an 8.
 
     ``runs`` is ``{(task, rank): (predictions (n,), accuracy on the old task)}`` and ``tasks`` ``{task: Split}``.
@@ -218,7 +219,7 @@ def digits_explorer(runs, tasks, base="upright"):
     columns, shown = 6, 12
     picture = figure("", height=3.4)
     chart, sheet = picture.subplots(1, 2, width_ratios=[1.15, 1])
-    moving, move = _new_and_old(chart, ranks, "rank", "the new task", f"the old task, {base}")
+    moving, move = _new_and_old(chart, ranks, "rank", "the new task", "the old task, upright")
     chart.set_xscale("log", base=2)
     chart.xaxis.set_major_formatter("{x:g}")
     image = sheet.imshow(mosaic(torch.zeros(shown, 11, 8), columns), cmap="gray_r", vmin=0, vmax=1)
@@ -253,7 +254,7 @@ def digits_explorer(runs, tasks, base="upright"):
         new, old = score(task, rank)
         wrong = (runs[task, rank][0] != tasks[task].y_test).sum().item()
         return (
-            f"At rank {rank}, {new:.0f} percent of the {task} digits are right, {old:.0f} percent of the {base} ones. "
+            f"At rank {rank}, {new:.0f} percent of the {task} digits are right, {old:.0f} percent of the upright ones. "
             f"{wrong} are wrong, and the first of them are shown."
         )
 
@@ -261,7 +262,7 @@ def digits_explorer(runs, tasks, base="upright"):
 
 
 @styled
-def strength_explorer(model, adapters, tasks, base="upright"):
+def strength_explorer(model, adapters, tasks):
     """Several adapters on one base, swapped and turned up live: what do the new and the old task make of it?
 
     ``adapters`` is ``{task: state}``, as ``lora_state`` gives it, and ``tasks`` ``{task: Split}``. The model is set to
@@ -270,7 +271,7 @@ def strength_explorer(model, adapters, tasks, base="upright"):
     dial = [i / 10 for i in range(16)]
     picture = figure("", height=3.4)
     chart, plane = picture.subplots(1, 2, width_ratios=[1.4, 1])
-    moving, move = _new_and_old(chart, dial, "strength", "the adapter's task", f"the old task, {base}")
+    moving, move = _new_and_old(chart, dial, "strength", "the adapter's task", "the old task, upright")
     (path,) = plane.plot(dial, dial, color="#777777", marker=".")
     (point,) = plane.plot([0], [0], color=COLOURS["ΔW"], marker="o", markersize=13, linestyle="none")
     plane.set(xlabel="old task, %", ylabel="adapter's task, %", xlim=(-5, 105), ylim=(-5, 105), aspect="equal")
@@ -283,7 +284,7 @@ def strength_explorer(model, adapters, tasks, base="upright"):
         both = []
         for strength in dial:
             set_strength(model, strength)
-            both.append([100 * accuracy(model, tasks[name].X_test, tasks[name].y_test) for name in (task, base)])
+            both.append([100 * accuracy(model, tasks[name].X_test, tasks[name].y_test) for name in (task, "upright")])
         return list(zip(*both, strict=True))
 
     def update(task, strength):
@@ -299,7 +300,7 @@ def strength_explorer(model, adapters, tasks, base="upright"):
 
     def alt(task, strength):
         new, old = (values[dial.index(strength)] for values in curves(task))
-        return f"The {task} adapter at strength {strength:g}: {new:.0f} % {task}, {old:.0f} % {base}."
+        return f"The {task} adapter at strength {strength:g}: {new:.0f} % {task}, {old:.0f} % upright."
 
     start = {"task": next(iter(adapters)), "strength": 1.0}
     return Explorer(picture, update, alt, task=adapters, strength=dial, start=start, labels={"task": "adapter"})
@@ -442,7 +443,7 @@ def race_explorer(trainings, base):
 
 
 @styled
-def rounding_explorer(weight, blocks, corner=24):
+def rounding_explorer(weight, blocks):
     """A weight (m, n) before and after it is rounded to four bits, by format and size of block."""
     after = {(form, block): rounded(weight, form, block) for form in LEVELS for block in blocks}
     errors = {key: (100 * (back - weight).norm() / weight.norm()).item() for key, back in after.items()}
@@ -450,9 +451,10 @@ def rounding_explorer(weight, blocks, corner=24):
     grid = picture.add_gridspec(2, 3, width_ratios=[0.9, 1.4, 1.4])
     before, now = (picture.add_subplot(grid[row, 0]) for row in (0, 1))
     stairs, chart = (picture.add_subplot(grid[:, column]) for column in (1, 2))
-    limit = weight[:corner, :corner].abs().max().item()
-    draw_matrix(before, weight[:corner, :corner], "W", "32 bits", limit)
-    cells = draw_matrix(now, weight[:corner, :corner], "W", None, limit)
+    corner = slice(24), slice(24)
+    limit = weight[corner].abs().max().item()
+    draw_matrix(before, weight[corner], "W", "32 bits", limit)
+    cells = draw_matrix(now, weight[corner], "W", None, limit)
     below = {"ha": "center", "va": "top", "transform": now.transAxes, "color": INKS["W"], "fontweight": "bold"}
     said = now.text(0.5, -0.03, "x", **below)
     some, order = weight.flatten()[:64].sort()
@@ -472,7 +474,7 @@ def rounding_explorer(weight, blocks, corner=24):
 
     def update(form, block):
         back = after[form, block]
-        cells.set_data(back[:corner, :corner])
+        cells.set_data(back[corner])
         said.set_text(f"{4 + 32 / block:.2f} bits")
         steps.set_ydata(back.flatten()[:64][order])
         dot.set_data([block], [errors[form, block]])
@@ -488,9 +490,9 @@ def rounding_explorer(weight, blocks, corner=24):
 
 @styled
 def surprise_explorer(surprises, columns=56, rows=4):
-    """How much each character of a text surprises a model: ``{(text, strength): (characters, nats)}``, all shown.
+    """How much each character of a text surprises a model: ``{(text, strength): (characters, nats)}``.
 
-    The darker a character's ground, the less the model expected it.
+    The darker a character's ground, the less the model expected it. As many are shown as fit in rows and columns.
     """
     kinds, dial = (list(dict.fromkeys(key[i] for key in surprises)) for i in (0, 1))
     size = rows * columns
@@ -499,7 +501,7 @@ def surprise_explorer(surprises, columns=56, rows=4):
     page = picture.add_axes([0.012, 0.04, 0.976, 0.76])
     bare(page)
     colours = LinearSegmentedColormap.from_list("surprise", ["white", "#E8741C"], N=65)  # black letters stay legible
-    ground = page.imshow(torch.zeros(rows, columns), cmap=colours, vmin=0, vmax=math.log(96), aspect="auto")
+    ground = page.imshow(torch.zeros(rows, columns), cmap=colours, vmin=0, vmax=math.log(len(ALPHABET)), aspect="auto")
     ground.set_extent((0, columns, rows, 0))
     letters = min(40, 72 * 0.976 * WIDTH / columns / 0.602)  # points: DejaVu's letters are 0.602 of their size wide
     lines = [
