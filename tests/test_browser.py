@@ -106,8 +106,8 @@ def folder(tmp_path_factory):
     for name, cells in SMALL.items():
         write_notebook(folder / f"{name}.ipynb", *cells)
     there = f"import sys\n\nsys.path.append({str(HERE)!r})\nfrom explorers import EXPLORERS"
-    for name in EXPLORERS:
-        write_notebook(folder / f"explorer-{name}.ipynb", there, f"EXPLORERS[{name!r}]()")
+    write_notebook(folder / "explorers.ipynb", there, *(f"EXPLORERS[{name!r}]()" for name in EXPLORERS))
+    write_notebook(folder / "scaling.ipynb", there, "EXPLORERS['scaling']()")
     return folder
 
 
@@ -193,9 +193,11 @@ def assert_works_from_the_keyboard(control):
     assert (control.page.evaluate(STANDS), shown(control)) == (position, start)
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *(f"explorer-{name}" for name in EXPLORERS)])
+@pytest.mark.parametrize("name", [*WHOLE, "explorers"])
 def test_every_slider_works_from_the_keyboard(name, run_notebook, tmp_path):
     page = run_notebook(name)
+    if name == "explorers":
+        expect(page.locator(PICTURE)).to_have_count(len(EXPLORERS))
     for control in [*filter(is_ours, sliders(page)), *choices(page)]:
         assert_works_from_the_keyboard(control)
     pictures = Path(PICTURES or tmp_path)
@@ -204,7 +206,7 @@ def test_every_slider_works_from_the_keyboard(name, run_notebook, tmp_path):
 
 
 def test_a_slider_in_jupyterlab_has_a_name_a_value_and_a_visible_focus(run_notebook):
-    page = run_notebook("explorer-scaling")
+    page = run_notebook("scaling")
     rank, alpha = sliders(page)
     assert (accessible_name(rank), accessible_name(alpha)) == ("rank", "alpha")
     rank.press("ArrowRight")
@@ -215,7 +217,7 @@ def test_a_slider_in_jupyterlab_has_a_name_a_value_and_a_visible_focus(run_noteb
 
 
 def test_the_arrow_keys_move_the_slider_and_not_the_notebook(run_notebook):
-    page = run_notebook("explorer-scaling")
+    page = run_notebook("scaling")
     rank, _ = sliders(page)
     press(rank, "ArrowRight")
     cell = page.evaluate("() => jupyterapp.shell.currentWidget.content.activeCellIndex")

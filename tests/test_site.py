@@ -43,15 +43,28 @@ def painted(page):
     return page.locator(".lora-explorer").all()
 
 
+# Of code, each kind of word once: the contrast of all others is the same, and most of a page's time.
+ALIKE = """() => {
+    const kinds = new Set();
+    for (const word of document.querySelectorAll(".highlight span")) {
+        if (kinds.has(word.className)) word.dataset.alike = "";
+        kinds.add(word.className);
+    }
+}"""
+
+
 def test_every_page_opens_and_can_be_used_by_all(page):
     painted(page)
-    for mode in ("light", "dark"):
+    # In the dark other colours are all that is new.
+    for mode, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast", "link-in-text-block"]})):
         # Without motion: a button halfway between two modes' colours has too little contrast for a tenth of a second.
         page.emulate_media(color_scheme=mode, reduced_motion="reduce")
         page.reload()
         painted(page)
         page.evaluate("document.querySelectorAll('details').forEach((folded) => (folded.open = true))")
-        found = axe.Axe().run(page, options={"preload": False}).response["violations"]
+        page.evaluate(ALIKE)
+        options = {"preload": False, "resultTypes": ["violations"], **rules}
+        found = axe.Axe().run(page, {"exclude": [["[data-alike]"]]}, options).response["violations"]
         assert [(v["id"], v["nodes"][0]["html"]) for v in found] == [], mode
 
 
