@@ -24,7 +24,7 @@ from .find import lora_layers
 from .layer import LinearWithLoRA, LoRALayer
 from .training import accuracy, evaluate, memory_ledger, set_seed, train_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdapterFileError",
