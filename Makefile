@@ -21,15 +21,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DOCS_READY := $(VENV)/docs_ready
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # Where torch comes from; every other package comes from where pip gets packages.
 TORCH_FROM_cpu := --index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: lab test notebooks solutions bench picture site slides assignment stick
 
-# In a container one is root, which Jupyter refuses unless told that it is meant so. All else is as Jupyter has it.
+# In a container one is root, which Jupyter refuses unless told that it is meant so. Its news would ask whether they are
+# wanted before anything else is seen. All else is as Jupyter has it.
 lab: $(READY)
-	$(BIN)/jupyter lab --allow-root --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --allow-root --LabApp.news_url=None --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 # On as many cores as there are, up to four, each with a thread of its own.
 test: $(DOCS_READY)

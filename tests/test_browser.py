@@ -46,7 +46,9 @@ WHOLE = [path.stem for path in (NOTEBOOKS if PICTURES else NOTEBOOKS[:2])]
 SMALL = {
     # A square that moves, and a list of every position that was drawn.
     "square": [
-        """from lora_lab.pictures.explorer import Explorer
+        """import time
+
+from lora_lab.pictures.explorer import Explorer
 from lora_lab.pictures.figures import figure
 
 picture = figure("", width=4, height=2)
@@ -59,6 +61,8 @@ def update(x, y):
     drawn.append((x, y))
     if (x, y) == (2, 0):
         raise ValueError("two is too many")
+    if x == 40:
+        time.sleep(0.5)
     square.set_data([x], [y])
     return [square]
 
@@ -267,6 +271,12 @@ def test_an_untouched_explorer_asks_the_kernel_nothing(run_notebook):
     sliders(page)[0].focus()
     settle(page)
     assert asked(page) == 2
+
+
+def test_a_screen_reader_hears_of_a_picture_that_takes_its_time_when_it_is_there(run_notebook):
+    page = run_notebook("square")
+    jump(page, 40, 1)
+    expect(page.locator(".lora-explorer .spoken")).to_have_text("A square at 40, 1.")
 
 
 def test_a_later_cell_reads_where_the_sliders_stand(run_notebook):

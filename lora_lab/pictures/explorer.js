@@ -107,9 +107,15 @@ async function render({ model, el }) {
   }
 
   function rest() {
-    spoken.textContent = canvas.getAttribute("aria-label");
     model.set("position", [...position]);
     model.save_changes();
+    speak();
+  }
+
+  // What is to be seen, once it is to be seen.
+  function speak() {
+    if (canvas.dataset.position === position.join()) spoken.textContent = canvas.getAttribute("aria-label");
+    else saving = setTimeout(speak, 150);
   }
 
   function show() {
