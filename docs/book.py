@@ -61,7 +61,10 @@ def make(target=SITE, repository=""):
 
 
 def _drop_what_nothing_asks_for(target):
-    """Sphinx's own notes, and of MathJax all but the one script that the pages load, and its fonts."""
+    """Sphinx's own notes; of MathJax all but the one script that the pages load, and its fonts; the icons' script.
+
+    It is half of a page's weight, and the font that draws the same icons is there as well.
+    """
     shutil.rmtree(target / ".doctrees")
     shutil.rmtree(target / "_sources", ignore_errors=True)
     (target / ".buildinfo").unlink()
@@ -71,6 +74,12 @@ def _drop_what_nothing_asks_for(target):
             shutil.rmtree(found)
         elif found.is_file() and found.name != "tex-chtml.js":
             found.unlink()
+
+    icons = re.compile(r"<script [^>]*fontawesome\.js[^>]*></script>")
+    for page in target.rglob("*.html"):
+        page.write_text(icons.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in (target / "_static" / "scripts").glob("fontawesome.js*"):
+        file.unlink()
 
 
 def _page(name, notebook, repository):

@@ -68,6 +68,16 @@ def test_every_page_opens_and_can_be_used_by_all(page):
         assert [(v["id"], v["nodes"][0]["html"]) for v in found] == [], mode
 
 
+def test_the_first_page_weighs_less_than_two_megabytes(context, site):
+    page, loaded = context.new_page(), set()
+    page.on("request", lambda request: loaded.add(unquote(urlsplit(request.url).path)))
+    page.goto((site / "index.html").as_uri())
+    painted(page)
+    page.close()
+    files = [Path(path) for path in loaded if Path(path).is_file()]
+    assert len(files) > 5 and sum(file.stat().st_size for file in files) < 2_000_000
+
+
 def test_every_slider_moves_by_keyboard_and_by_mouse(page):
     for explorer in painted(page):
         move_all(page, explorer)
