@@ -15,6 +15,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from lora_lab.disk import replacing
+
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "build" / "run"
 NOTEBOOKS = [
@@ -47,7 +49,8 @@ def remembered(name, source, make):
         text = make()
         for old in RUN.glob(f"{name}-*"):
             old.unlink()
-        kept.write_text(text, encoding="utf-8")
+        with replacing(kept) as (beside,):
+            beside.write_text(text, encoding="utf-8")
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     return kept.read_text(encoding="utf-8")
 

@@ -7,7 +7,6 @@ to. Whatever else was trained goes into the same file, as PEFT does it: whole mo
 """
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import safetensors.torch
 import torch
 
 from .adapt import model_parts, wrap_layers
+from .disk import replacing
 from .find import joined, linear_layers, listed, lora_layers, nearest, owners, plain_state
 from .layer import LinearWithLoRA
 from .peft_config import AdapterFileError, PeftConfig
@@ -50,10 +50,11 @@ def save_adapter(model, folder):
     content = {PREFIX + name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     options = PeftConfig.describing(model, layers).options | {"bias": bias}
     options |= {"modules_to_save": modules} if modules else {}
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS_FILE, safetensors.torch.save(content, metadata={"format": "pt"}))
-    _replace(folder / CONFIG_FILE, json.dumps(options, indent=2, sort_keys=True).encode())
+    with replacing(folder / WEIGHTS_FILE, folder / CONFIG_FILE) as (weights, configuration):
+        weights.write_bytes(safetensors.torch.save(content, metadata={"format": "pt"}))
+        configuration.write_text(json.dumps(options, indent=2, sort_keys=True), encoding="utf-8")
     return folder
 
 
@@ -65,7 +66,7 @@ def load_adapter(model, folder, dtype=None):
     All or nothing: if the files are damaged, don't fit the model or ask for what is not honoured here,
     AdapterFileError says so and the model is as it was.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     config = PeftConfig.read(folder / CONFIG_FILE)
     parts, beside = read_tensors(folder)
     try:
@@ -131,8 +132,8 @@ def _beside_the_adapter(model, layers):
     ]
     if lost:
         raise ValueError(f"PEFT's format has no place for all that was trained, so nothing was saved: {listed(lost)}")
-    carried = PeftConfig({"modules_to_save": modules, "bias": bias})
-    return modules, bias, {name: state[name] for name in state if name in carried.beside(state, layers)}
+    carried = PeftConfig({"modules_to_save": modules, "bias": bias}).beside(state, layers)
+    return modules, bias, {name: state[name] for name in state if name in carried}
 
 
 def _why_lost(model, layers, module):
@@ -156,13 +157,6 @@ def _peft_name(name, layers):
     """A plain name as PEFT has it, where an adapted layer's bias lies in its ``base_layer``."""
     owner, _, own = name.rpartition(".")
     return f"{owner}.base_layer.{own}" if owner in layers else name
-
-
-def _replace(path, content):
-    """Write a file so that half of it is never seen, and the one before it stays until the new one is whole."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
 
 
 def read_tensors(folder):

@@ -73,7 +73,8 @@ def select_layers(model, targets=None, exclude=()):
         chosen = _matching(model, layers, targets, "target")
     chosen -= _matching(model, layers, exclude, "exclude")
     if not chosen:
-        raise ValueError(f"no layer is left to adapt: targets={targets!r} and exclude={exclude!r} cancel out")
+        given = (None if names is None else f"[{listed(map(repr, names))}]" for names in (targets, exclude))
+        raise ValueError("no layer is left to adapt: targets={} and exclude={} cancel out".format(*given))
     return [name for name in layers if name in chosen]
 
 

@@ -423,20 +423,21 @@ def test_layers_of_different_scaling_conventions_are_saved_as_what_they_compute(
     torch.testing.assert_close(fresh(x), net(x))
 
 
-def test_a_crash_while_writing_leaves_the_file_that_was_there_whole(net, saved, monkeypatch):
+@pytest.mark.parametrize("writes", ["write_bytes", "write_text"], ids=["weights", "configuration"])
+def test_a_crash_while_writing_leaves_the_adapter_that_was_there_whole(net, saved, monkeypatch, writes):
     before = {name: (saved / name).read_bytes() for name in (WEIGHTS, CONFIG)}
     load_adapter(net, saved)
     speak(net)
 
-    def half(path, content):
-        with path.open("wb") as file:
+    def half(path, content, **options):
+        with path.open("wb" if isinstance(content, bytes) else "w", **options) as file:
             file.write(content[: len(content) // 2])
-        raise OSError("no space left on device")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", half)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(f"pathlib.Path.{writes}", half)
+    with pytest.raises(OSError, match="No space left on device; nothing was saved, and what was there before is as it"):
         save_adapter(net, saved)
-    assert {name: (saved / name).read_bytes() for name in (WEIGHTS, CONFIG)} == before
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
 
 
 def test_the_weights_file_says_that_it_is_torchs(saved):

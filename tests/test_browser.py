@@ -62,7 +62,7 @@ def update(x, y):
     if (x, y) == (2, 0):
         raise ValueError("two is too many")
     if x == 40:
-        time.sleep(0.5)
+        time.sleep(1.5)
     square.set_data([x], [y])
     return [square]
 
@@ -277,6 +277,16 @@ def test_a_screen_reader_hears_of_a_picture_that_takes_its_time_when_it_is_there
     page = run_notebook("square")
     jump(page, 40, 1)
     expect(page.locator(".lora-explorer .spoken")).to_have_text("A square at 40, 1.")
+
+
+def test_a_slider_that_is_dragged_while_a_cell_runs_says_so_and_catches_up(run_notebook):
+    page = run_notebook("square")
+    jump(page, 40, 1)
+    message = page.locator(".lora-explorer").get_by_role("status").first
+    expect(message).to_contain_text("This is still the picture of before")
+    expect(page.locator(PICTURE)).to_have_attribute("aria-label", "A square at 40, 1.")
+    expect(message).to_be_empty()
+    expect(page.locator(PICTURE)).not_to_have_class("old")
 
 
 def test_a_later_cell_reads_where_the_sliders_stand(run_notebook):

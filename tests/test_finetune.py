@@ -212,16 +212,20 @@ def test_a_model_without_a_tokenizer_is_not_blamed_on_the_text(base, room, words
     assert "no tokenizer" in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_replaced_whole(room, words, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 44 vs 41")])
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(room, words, monkeypatch, capsys, error):
     assert main(words("--steps", 3)) == 0
     whole = (room / "my_adapter" / checkpoint.FILE).read_bytes()
 
     def no_room(state, file):
         file.write_bytes(b"half of it")
-        raise OSError("no space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", no_room)
     assert main(words("--steps", 6, "--resume")) == 2
+    said = capsys.readouterr().err
+    assert str(error.args[-1]) in said and "the checkpoint of step 3 is whole" in said and "None" not in said
+    assert not list((room / "my_adapter").glob("*.part"))
     assert (room / "my_adapter" / checkpoint.FILE).read_bytes() == whole
 
 

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ import zlib
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from ..checks import positive_number, whole_number
 from ..material.texts import read_text
@@ -33,9 +35,12 @@ def main(words=None):
     """What the command line says; returns the exit status."""
     words = sys.argv[1:] if words is None else list(words)
     options = _parser().parse_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # into a file Windows writes no arrow, and no training ends for want of one
+            stream.reconfigure(errors="replace")
     try:
         return _run(options, words)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, SafetensorError) as error:  # the last of a disk that is full
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes here, which all find the same, one
             print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -101,6 +106,8 @@ def _run(options, words):
             if team.size > 1 and _is_broken_off(error):
                 _end_without_the_others(options)
             raise
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{error}; {_what_is_left(options.out)}") from error
         _say_the_end(progress, settings, team)
     return 0
 
@@ -150,7 +157,7 @@ def _before(settings, resume, team):
             ]
             raise ValueError(f"this is another training than the one in {str(out)!r}: {', '.join(said)}")
         return state
-    taken = out.exists() and (not out.is_dir() or any(path.name != "base" for path in out.iterdir()))
+    taken = out.exists() and (not out.is_dir() or any(path.name not in ("base", "base.part") for path in out.iterdir()))
     if team.size > 1:
         torch.distributed.barrier()  # everybody has looked before the first one makes the folder
     if taken:
@@ -172,7 +179,9 @@ def _open(settings, team):
         if team.leads and not Path(folder).exists():
             from ..material.hub import save_for_transformers
 
-            save_for_transformers(folder)
+            beside = folder + ".part"
+            shutil.rmtree(beside, ignore_errors=True)
+            os.replace(save_for_transformers(beside), folder)  # half of it is never seen
         if team.size > 1:
             torch.distributed.barrier()
     elif not Path(folder).exists() and ("." in folder[:1] or folder.count("/") != 1):

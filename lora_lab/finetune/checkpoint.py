@@ -4,7 +4,7 @@ torch gathers the trainable weights and the optimizer's state whole, so a traini
 be finished by one.
 """
 
-import os
+import errno
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+
+from ..disk import replacing
 
 FILE = "checkpoint.pt"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -29,9 +31,11 @@ def write(folder, weights, model, optimizer, progress, team):
     """Write a checkpoint so that half of one is never seen: the one before it stays until the new one is whole."""
     state = {"model": weights, "optimizer": get_optimizer_state_dict(model, optimizer, options=WHOLE)}
     if team.leads:
-        beside = Path(folder, FILE + ".part")
-        torch.save(state | {"progress": progress}, beside)
-        os.replace(beside, Path(folder, FILE))
+        with replacing(Path(folder, FILE)) as (beside,):
+            try:
+                torch.save(state | {"progress": progress}, beside)
+            except RuntimeError as error:  # torch's own, of a disk that is full
+                raise OSError(errno.ENOSPC, f"{FILE} could not be written; is the disk full? ({error})") from error
 
 
 def read(folder):

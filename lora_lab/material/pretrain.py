@@ -11,6 +11,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from ..disk import replacing
 from ..training import accuracy, default_loss, mode, set_seed, train_model
 from .data import digits
 from .models import DigitClassifier, TinyGPT, encode
@@ -61,7 +62,8 @@ def pretrain_tinygpt(steps, batch_size=16, lr=2e-3, checkpoint=CHECKPOINT):
         optimizer.step()
         if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            torch.save(state, checkpoint)
+            with replacing(checkpoint) as (beside,):
+                torch.save(state, beside)
             bar.write(f"step {step + 1:,}: loss {loss.item():.3f}, held out {held_out_loss(model, test):.3f}")
     nats = held_out_loss(model, test)
     return model, f"held out: {nats:.3f} nats, {nats / math.log(2):.3f} bits per character after {steps:,} steps"

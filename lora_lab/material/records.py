@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from ..disk import replacing
+
 
 def written(folder, part):
     """What a part's file holds so far: ``{name: [row, …]}``."""
@@ -12,7 +14,8 @@ def written(folder, part):
 
 def write(folder, part, rows):
     """Write a part's file anew."""
-    (folder / f"{part}.json").write_text(json.dumps(rows, indent=1))
+    with replacing(folder / f"{part}.json") as (beside,):
+        beside.write_text(json.dumps(rows, indent=1))
 
 
 def from_the_command_line(module, description, parts, make):

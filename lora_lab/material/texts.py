@@ -156,9 +156,9 @@ def own_text(source, shortest=500, longest=200_000):
             "others; choose a text in Latin letters"
         )
     if len(plain) < shortest:
+        hint = " If that is the name of a file: own_text(Path('my_diary.txt'))" if isinstance(source, str) else ""
         raise ValueError(
-            f"{len(plain):,} characters are too few to learn from; give at least {shortest:,}, better 20,000. If that "
-            "is the name of a file: own_text(Path('my_diary.txt'))"
+            f"{len(plain):,} characters are too few to learn from; give at least {shortest:,}, better 20,000.{hint}"
         )
     notes = [f"{min(len(plain), longest):,} characters"]
     if len(plain) > longest:

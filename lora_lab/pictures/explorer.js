@@ -2,6 +2,10 @@
 // every position it has seen, so that one that was there before is shown at once, and asks for one at a time, always the
 // newest.
 
+const WAITING =
+  "This is still the picture of before: Python is busy, and answers after its cell. (Was the kernel restarted? Then run " +
+  "this cell again.)";
+
 async function render({ model, el }) {
   const sliders = model.get("sliders"); // [{ name, label, options: ["1", "2", …], kind: "range" or "buttons" }]
   const position = [...model.get("position")]; // the index of each slider's option
@@ -10,6 +14,8 @@ async function render({ model, el }) {
   let touched = false; // nothing is asked for ahead while the notebook only runs, nor for a reader who scrolls past
   let asking; // a timer, for the case that the answer never comes
   let saving; // a timer: Python hears of a new position once the hand rests, so that a picture never waits for it
+  let waiting; // a timer: what takes long is told of, since the picture is not yet that of the sliders
+  let unsaid = false; // the hand rests, and the picture of where it rests has not come
   let shown = null; // the frame on the canvas
   let gliding; // the next step of a movement that is being shown
   let cursor = null; // the cell of a product that is touched: [row, column]
@@ -109,25 +115,43 @@ async function render({ model, el }) {
   function rest() {
     model.set("position", [...position]);
     model.save_changes();
+    unsaid = true;
     speak();
   }
 
   // What is to be seen, once it is to be seen.
   function speak() {
-    if (canvas.dataset.position === position.join()) spoken.textContent = canvas.getAttribute("aria-label");
-    else saving = setTimeout(speak, 150);
+    if (!unsaid || canvas.dataset.position !== position.join()) return;
+    spoken.textContent = canvas.getAttribute("aria-label");
+    unsaid = false;
+  }
+
+  function wait() {
+    canvas.classList.add("old");
+    status.textContent = WAITING;
+  }
+
+  function stopWaiting() {
+    clearTimeout(waiting);
+    waiting = undefined;
   }
 
   function show() {
     inputs.forEach((put, i) => put(position[i]));
     const frame = seen.get(position.join());
-    if (!frame) return ask();
+    if (!frame) {
+      waiting ??= setTimeout(wait, 1000);
+      return ask();
+    }
+    stopWaiting();
+    canvas.classList.remove("old");
+    status.textContent = frame.error ?? "";
     if (canvas.dataset.position !== position.join()) {
       if (frame.artists) glide(frame);
       if (frame.alt) canvas.setAttribute("aria-label", frame.alt);
       canvas.dataset.position = position.join();
-      status.textContent = frame.error ?? "";
     }
+    speak();
     setTimeout(ask, 30); // the screen comes first
   }
 
@@ -220,6 +244,7 @@ async function render({ model, el }) {
       clearTimeout(asking);
       asked = null;
     }
+    stopWaiting(); // Python does answer
     show();
   }
 
@@ -235,7 +260,7 @@ async function render({ model, el }) {
   model.on("change:position", moved);
   show();
   return () => {
-    for (const timer of [saving, asking]) clearTimeout(timer);
+    for (const timer of [saving, asking, waiting]) clearTimeout(timer);
     cancelAnimationFrame(gliding);
     model.off("msg:custom", answered);
     model.off("change:position", moved);
