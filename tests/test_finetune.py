@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -352,5 +353,4 @@ def _parameters(folder, inside=""):
 
 def _children(pid):
     """The processes that a process has started, the oldest first."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return sorted(map(int, found.stdout.split()))
+    return sorted(child.pid for child in psutil.Process(pid).children())

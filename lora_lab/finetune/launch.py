@@ -28,6 +28,7 @@ def launch(words, processes, port=None):
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint=f"localhost:{port or 0}",
+        local_addr="localhost",  # or they look for the machine's own name, which not every container knows
         max_restarts=0,
         monitor_interval=0.1,
     )
