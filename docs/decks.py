@@ -1,6 +1,6 @@
 """Make a deck of slides of each notebook, in ``build/slides``. They play from a memory stick, without a network.
 
-python docs/decks.py [notebooks/NN_its_name.ipynb …]
+``python docs/decks.py notebooks/NN_its_name.ipynb`` makes that one's alone.
 """
 
 import html
@@ -14,7 +14,7 @@ from string import Template
 
 from ideas import ideas
 from pygments.formatters import HtmlFormatter
-from run import NOTEBOOKS, ROOT, with_sliders
+from run import NOTEBOOKS, ROOT, numbered, title, with_sliders
 
 from lora_lab.exercises.solutions import exercises_of
 
@@ -28,21 +28,16 @@ def make(target, notebooks):
     shutil.rmtree(target, ignore_errors=True)
     _gather_assets(target / "assets")
     template = Template((HERE / "deck.html").read_text(encoding="utf-8"))
-    titles = {}
     for name, notebook in notebooks.items():
         shown = ideas(notebook, exercises_of(Path(name)))
-        titles[name] = re.match(r"# (.+)", notebook.cells[0].source)[1]
         page = template.substitute(
-            title=html.escape(titles[name]), seconds=60 * _minutes(notebook), ideas="\n".join(map(_written, shown))
+            title=html.escape(title(notebook)), seconds=60 * _minutes(notebook), ideas="\n".join(map(_written, shown))
         )
         (target / f"{name}.html").write_text(page, encoding="utf-8")
-    listed = "".join(f'<li><a href="{name}.html">{_numbered(name, title)}</a></li>' for name, title in titles.items())
+    headings = {name: numbered(name, notebook) for name, notebook in notebooks.items()}
+    listed = "".join(f'<li><a href="{name}.html">{heading}</a></li>' for name, heading in headings.items())
     contents = Template((HERE / "index.html").read_text(encoding="utf-8")).substitute(decks=listed)
     (target / "index.html").write_text(contents, encoding="utf-8")
-
-
-def _numbered(name, title):
-    return f"{name[:2]} {title}" if name[0].isdigit() else title
 
 
 def _gather_assets(folder):

@@ -3,12 +3,12 @@
 import ast
 import html
 import inspect
-import re
 import textwrap
 from functools import cache
 from pathlib import Path
 
 import nbformat
+from run import numbered
 
 from lora_lab.exercises.clinic import DIAGNOSES, PATIENTS
 from lora_lab.exercises.clinic_peft import MORE_PATIENTS
@@ -28,7 +28,7 @@ def page(paths):
     lines, count = [], 0
     for path in paths:
         exercises = exercises_of(path)
-        lines.append(f"## {_heading(path)}")
+        lines.append(f"## {numbered(path.stem, nbformat.read(path, as_version=4))}")
         for exercise in filter(lambda thing: isinstance(thing, Exercise), vars(exercises).values()):
             lines.append(f"### {exercise.title}\n\n{_table(exercise, exercises)}")
             count += len(exercise.misconceptions)
@@ -36,11 +36,6 @@ def page(paths):
             lines.append(f"### {_complaint(patient)}\n\n{_diagnoses(patient)}")
             count += len(patient.why_not)
     return "\n\n".join([BEGINNING.format(count=count), *lines])
-
-
-def _heading(path):
-    title = re.match(r"# (.+)", nbformat.read(path, as_version=4).cells[0].source)[1]
-    return f"{path.stem[:2]} {title}" if path.stem[0].isdigit() else title
 
 
 def _table(exercise, module):

@@ -6,6 +6,7 @@ taken from ``build/run``.
 
 import hashlib
 import os
+import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -38,6 +39,16 @@ def with_sliders(paths=tuple(NOTEBOOKS)):
         slowest_first = sorted(paths, key=lambda path: path.stem[:2] not in SLOW)
         running = {path: pool.submit(_run, path) for path in slowest_first}
         return {path.stem: running[path].result() for path in paths}
+
+
+def title(notebook):
+    """What a notebook is called."""
+    return re.match(r"# (.+)", notebook.cells[0].source)[1]
+
+
+def numbered(name, notebook):
+    """Its title, and before it its number, if the file's name has one: "07 The bug clinic"."""
+    return f"{name[:2]} {title(notebook)}" if name[0].isdigit() else title(notebook)
 
 
 def remembered(name, source, make):

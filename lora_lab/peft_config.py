@@ -125,12 +125,13 @@ class PeftConfig:
             positive_number(key, alpha, "the scale is a multiple of it")
 
     def _check_patterns(self):
-        keys = ("rank_pattern", "alpha_pattern", "layers_pattern")
-        patterns = [(key, pattern) for key in keys for pattern in self.options.get(key) or [] if self.options[key]]
-        patterns += [(key, self.options[key]) for key in ("target_modules", "exclude_modules") if self.options.get(key)]
+        patterns = [(key, name) for key in ("rank_pattern", "alpha_pattern") for name in self.options.get(key) or {}]
+        patterns += [("layers_pattern", pattern) for pattern in self._several("layers_pattern")]
+        modules = ("target_modules", "exclude_modules")  # a list of these holds names
+        patterns += [(key, self.options[key]) for key in modules if isinstance(self.options.get(key), str)]
         for key, pattern in patterns:
             try:
-                re.compile(pattern if isinstance(pattern, str) else "")
+                re.compile(pattern)
             except re.error as error:
                 raise ValueError(f"{key!r} has {pattern!r}, which is no regular expression: {error}") from None
 

@@ -166,7 +166,7 @@ def _check_classes(output, y):
 def _check_arguments(X, y, val, epochs, lr, batch_size):
     _check_pairs(X, y)
     if val is not None:
-        if not isinstance(val, tuple) or len(val) != 2:
+        if not isinstance(val, (tuple, list)) or len(val) != 2:
             raise ValueError("val is a pair, (X_val, y_val)")
         _check_pairs(*val, "val: ")
     whole_number("epochs", epochs, 0)

@@ -279,7 +279,7 @@ def test_a_screen_reader_hears_of_a_picture_that_takes_its_time_when_it_is_there
     expect(page.locator(".lora-explorer .spoken")).to_have_text("A square at 40, 1.")
 
 
-def test_a_slider_that_is_dragged_while_a_cell_runs_says_so_and_catches_up(run_notebook):
+def test_while_python_is_busy_a_moved_slider_says_so_and_then_catches_up(run_notebook):
     page = run_notebook("square")
     jump(page, 40, 1)
     message = page.locator(".lora-explorer").get_by_role("status").first

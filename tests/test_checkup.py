@@ -1,6 +1,7 @@
 """The doctor and the clinic: every bug can be seen, every cure works, and the doctor says what it knows."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ def examined(patient, ill, at_the_end=False):
 
 def test_the_patients_are_numbered_through_and_each_has_a_symptom_and_a_place_here():
     everyone = PATIENTS + MORE_PATIENTS
+    assert (len(PATIENTS), len(MORE_PATIENTS)) == (11, 6), "README, docs/index.md, 07 and 13 say how many"
     assert [patient.number for patient in everyone] == list(range(1, len(everyone) + 1))
     assert set(IDS + MORE) == set(SYMPTOMS), "SYMPTOMS has a line for each bug"
     assert set(IDS) == set(AT_ADMISSION) | set(AT_THE_END) | CANT_TELL, "each of 07 is in one of these"
@@ -149,6 +151,7 @@ def test_every_wrong_choice_says_what_speaks_against_it_and_the_right_one_gives_
         card = patient.diagnose(letter)
         if bug == patient.bug:
             assert card.sign == "✓" and "# the cure" in card.code
+            assert re.search(r"\w/[\w-]+#\d+|loralib", patient.reference), "where was it met?"
         else:
             assert (card.sign, card.text) == ("✗", patient.why_not[bug])
 

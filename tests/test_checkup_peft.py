@@ -302,6 +302,7 @@ def test_pissa_is_compared_as_the_plain_lora_that_its_file_holds(tmp_path):
         ({"lora_alpha": 0}, "lora_alpha=0 is not a positive number"),
         ({"alpha_pattern": {"fc1": -1}}, "fc1=-1 is not a positive number"),
         ({"rank_pattern": {"(": 2}}, r"'rank_pattern' has '(', which is no regular expression"),
+        ({"layers_pattern": "("}, r"'layers_pattern' has '(', which is no regular expression"),
         ({"target_modules": "("}, r"'target_modules' has '(', which is no regular expression"),
         ({"target_modules": ["fc1"]}, "q_proj, which its configuration does not name"),
     ],
@@ -311,6 +312,10 @@ def test_a_configuration_that_cant_be_meant_is_told_and_not_stumbled_over(fresh,
     assert any(said in problem for problem in file_problems(folder)), file_problems(folder)
     model = peft.get_peft_model(fresh(), config())
     assert any(said in problem for problem in file_problems(folder, peft_layers(model)))
+
+
+def test_a_pattern_of_layers_is_read_whole(fresh, tmp_path):
+    assert file_problems(changed(written(fresh, tmp_path), layers_pattern="(h|layers)")) == []
 
 
 def test_an_empty_adapter_is_told_by_its_keys_its_shapes_and_its_B(fresh, tmp_path):
