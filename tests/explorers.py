@@ -80,7 +80,7 @@ EXPLORERS = {
     "loom": lambda: loom(ranks=(1, 3)),
     "surprise": lambda: surprise_explorer(surprising(), columns=16, rows=1),
     "rank": lambda: rank_explorer({"one": torch.randn(12, 12), "two": torch.randn(12, 12)}),
-    "training": lambda: training_explorer(create_planted_task(32, 8, 8), steps=10),
+    "training": lambda: training_explorer(create_planted_task(32, 8, 8), ranks=(1, 4, 8), steps=10),
     "scaling": scaling_explorer,
     "digits": lambda: digits_explorer(digit_runs(), digit_tasks()),
     "strength": lambda: strength_explorer(*adapted_digits(), digit_tasks()),

@@ -11,8 +11,8 @@ import torch
 from browser import PICTURE, chromium, jump, skip_without_chromium
 from explorers import EXPLORERS, everything, tiny
 from PIL import Image
-from PIL.ImageFilter import MaxFilter, MinFilter
 from playwright.sync_api import expect
+from torch.nn.functional import max_pool2d
 
 from lora_lab.pictures.explorer import Explorer
 from lora_lab.pictures.figures import PIXELS_PER_INCH, figure, lay, sheet, styled
@@ -63,12 +63,15 @@ def draw(explorer, position):
 def unlike(one, other, near=5, close=70):
     """How many pixels of a million have no like in the other picture: one of nearly its colour, right beside it."""
 
-    def strange(picture, reference):
-        low, high = (np.asarray(reference.filter(kind(near)), int) for kind in (MinFilter, MaxFilter))
-        colours = np.asarray(picture, int)
-        return ((colours < low - close) | (colours > high + close)).any(-1)
+    def highest(colours):  # (3, height, width), each pixel's and its neighbours'
+        return max_pool2d(colours, near, stride=1, padding=near // 2)
 
-    return round(1e6 * (strange(one, other) | strange(other, one)).mean())
+    def strange(colours, reference):
+        low, high = -highest(-reference), highest(reference)
+        return ((colours < low - close) | (colours > high + close)).any(0)
+
+    one, other = (torch.tensor(np.asarray(picture)).permute(2, 0, 1).float() for picture in (one, other))
+    return round(1e6 * (strange(one, other) | strange(other, one)).float().mean().item())
 
 
 def positions(explorer):

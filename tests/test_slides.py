@@ -1,6 +1,7 @@
 """Every slide of every deck, in a real browser that has no network: nothing is cut off, and all can be read."""
 
 import re
+from contextlib import contextmanager
 
 import pytest
 from browser import chromium, move_all, skip_without_chromium, watch
@@ -10,7 +11,6 @@ from test_notebooks import NOTEBOOKS
 skip_without_chromium()
 
 DECKS = [*(path.stem for path in NOTEBOOKS), "capstone"]
-SCREENS = [(1280, 720), (1920, 1080)]
 POINTS = 4 / 3  # pixels of a screen
 # What of the slide shown leaves it, the size in pixels of the smallest letters on it, whether there is anything at all.
 MEASURE = """() => {
@@ -40,23 +40,35 @@ def context():
         yield context
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_deck(context, site):
     """Open a deck on a screen of that size; in the end nothing must have gone wrong on it."""
-    pages, watched = [], []
 
+    @contextmanager
     def open_at(name, width=1280, height=720, search=""):
-        pages.append(page := context.new_page())
-        watched.append(watch(page))
+        page = context.new_page()
+        wrong = watch(page)
         page.set_viewport_size({"width": width, "height": height})
         page.goto((site / "slides" / f"{name}.html").as_uri() + search)
         page.locator("body[data-ready]").wait_for()
-        return page
-
-    yield open_at
-    for page in pages:
+        yield page
         page.close()
-    assert not any(watched), watched
+        assert not wrong
+
+    return open_at
+
+
+@pytest.fixture(scope="module", params=DECKS)
+def deck(open_deck, request):
+    """Each deck once, on a small screen: all that is asked of every deck is asked of the same page."""
+    with open_deck(request.param) as page:
+        yield page
+
+
+@pytest.fixture
+def first_deck(open_deck):
+    with open_deck(DECKS[0]) as page:
+        yield page
 
 
 def walk(page):
@@ -66,35 +78,38 @@ def walk(page):
         yield i + 1
 
 
-@pytest.mark.parametrize("name", DECKS)
-@pytest.mark.parametrize(("width", "height"), SCREENS)
-def test_nothing_is_cut_off_empty_or_smaller_than_18_points(open_deck, name, width, height):
-    page = open_deck(name, width, height)
+def assert_all_can_be_read(page):
     for number in walk(page):
         found = page.evaluate(MEASURE)
         assert found["cut"] == [] and found["inside"] and not found["empty"], (number, found)
         assert found["smallest"] >= 18 * POINTS, (number, found)
 
 
-@pytest.mark.parametrize("name", DECKS)
-def test_sliders_move_by_keyboard_and_by_mouse(open_deck, name):
-    page = open_deck(name)
-    for number in walk(page):
-        for explorer in page.locator(".present .lora-explorer").all():
-            move_all(page, explorer)
-            assert page.evaluate("Reveal.getIndices().h") == number - 1  # the keys were the sliders'
+def test_nothing_is_cut_off_empty_or_smaller_than_18_points(deck):
+    assert_all_can_be_read(deck)
 
 
 @pytest.mark.parametrize("name", DECKS)
-def test_a_guess_stands_on_a_slide_without_its_answer(open_deck, name):
-    page = open_deck(name)
-    beside = page.evaluate("""() => [...document.querySelectorAll(".flow:has(.guess)")].map(
+def test_on_a_large_screen_neither(open_deck, name):
+    with open_deck(name, 1920, 1080) as page:
+        assert_all_can_be_read(page)
+
+
+def test_sliders_move_by_keyboard_and_by_mouse(deck):
+    for number in walk(deck):
+        for explorer in deck.locator(".present .lora-explorer").all():
+            move_all(deck, explorer)
+            assert deck.evaluate("Reveal.getIndices().h") == number - 1  # the keys were the sliders'
+
+
+def test_a_guess_stands_on_a_slide_without_its_answer(deck):
+    beside = deck.evaluate("""() => [...document.querySelectorAll(".flow:has(.guess)")].map(
         (flow) => [...flow.querySelectorAll(".guess ~ :not(aside)")].map((e) => e.className)).flat()""")
     assert set(beside) <= {"choices"}
 
 
-def test_a_clicker_goes_on_while_a_slider_has_the_focus_and_escape_gives_it_back(open_deck):
-    page = open_deck("00_start_here")
+def test_a_clicker_goes_on_while_a_slider_has_the_focus_and_escape_gives_it_back(first_deck):
+    page = first_deck
     page.evaluate("Reveal.slide([...document.querySelectorAll('.page')].findIndex((p) => p.querySelector('canvas')))")
     here = page.evaluate("Reveal.getIndices().h")
     slider = page.locator(".present input[type=range]").first
@@ -107,16 +122,16 @@ def test_a_clicker_goes_on_while_a_slider_has_the_focus_and_escape_gives_it_back
     assert page.evaluate("Reveal.getIndices().h") == here + 1
 
 
-def test_the_tabulator_key_never_reaches_another_slide(open_deck):
-    page = open_deck("00_start_here")
+def test_the_tabulator_key_never_reaches_another_slide(first_deck):
+    page = first_deck
     for _ in range(20):
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.closest('.page:not(.present)')") is None
 
 
-def test_a_touched_cell_of_a_product_is_told_under_the_picture(open_deck):
+def test_a_touched_cell_of_a_product_is_told_under_the_picture(first_deck):
     """The picture is enlarged, and what the mouse points at is still what is lit."""
-    page = open_deck("00_start_here")
+    page = first_deck
     page.evaluate("Reveal.slide([...document.querySelectorAll('.page')].findIndex((p) => p.querySelector('canvas')))")
     canvas = page.locator(".present canvas")
     canvas.press("ArrowRight")
@@ -134,30 +149,32 @@ def test_a_touched_cell_of_a_product_is_told_under_the_picture(open_deck):
 
 
 def test_it_prints_one_page_a_slide(open_deck):
-    page = open_deck("02_the_lora_layer", search="?print-pdf")
-    slides = page.evaluate("Reveal.getTotalSlides()")
-    page.locator(".pdf-page").first.wait_for()
-    pdf = page.pdf(prefer_css_page_size=True)
+    with open_deck("02_the_lora_layer", search="?print-pdf") as page:
+        slides = page.evaluate("Reveal.getTotalSlides()")
+        page.locator(".pdf-page").first.wait_for()
+        pdf = page.pdf(prefer_css_page_size=True)
     assert len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf)) == slides
 
 
 def test_set_up_is_not_shown_and_notes_are_not_on_the_slide(open_deck):
-    page = open_deck("08_lora_on_a_tiny_gpt")
-    shown = page.evaluate("document.querySelector('.slides').innerText")
-    assert "import" not in page.evaluate("[...document.querySelectorAll('.code')].map((c) => c.textContent).join()")
-    assert "set_num_threads" not in shown
-    notes = page.evaluate("[...document.querySelectorAll('aside.notes')].map((n) => n.textContent)")
-    assert len(notes) > 10 and any("What is to be said" in note for note in notes)
-    assert page.locator("aside.notes:visible").count() == 0
+    with open_deck("08_lora_on_a_tiny_gpt") as page:
+        shown = page.evaluate("document.querySelector('.slides').innerText")
+        code = page.evaluate("[...document.querySelectorAll('.code')].map((c) => c.textContent).join()")
+        assert "import" not in code and "set_num_threads" not in shown
+        notes = page.evaluate("[...document.querySelectorAll('aside.notes')].map((n) => n.textContent)")
+        assert len(notes) > 10 and any("What is to be said" in note for note in notes)
+        assert page.locator("aside.notes:visible").count() == 0
 
 
 def test_the_speakers_view_has_notes_and_a_clock(open_deck, context):
-    page = open_deck("01_low_rank_in_pictures")
-    page.evaluate("Reveal.slide([...document.querySelectorAll('.page')].findIndex((p) => p.querySelector('aside')))")
-    with context.expect_page() as opened:
-        page.keyboard.press("s")
-    speaker = opened.value
-    speaker.locator(".clock-value").wait_for()
-    expect(speaker.locator(".speaker-controls-notes .value")).not_to_be_empty()
-    assert re.search(r"\d:\d\d", speaker.locator(".clock-value").inner_text())
-    speaker.close()
+    with open_deck("01_low_rank_in_pictures") as page:
+        page.evaluate(
+            "Reveal.slide([...document.querySelectorAll('.page')].findIndex((p) => p.querySelector('aside')))"
+        )
+        with context.expect_page() as opened:
+            page.keyboard.press("s")
+        speaker = opened.value
+        speaker.locator(".clock-value").wait_for()
+        expect(speaker.locator(".speaker-controls-notes .value")).not_to_be_empty()
+        assert re.search(r"\d:\d\d", speaker.locator(".clock-value").inner_text())
+        speaker.close()
