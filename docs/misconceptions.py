@@ -10,10 +10,11 @@ from pathlib import Path
 import nbformat
 from run import numbered
 
-from lora_lab.exercises.clinic import DIAGNOSES, PATIENTS
+from lora_lab.exercises.clinic import PATIENTS
 from lora_lab.exercises.clinic_peft import MORE_PATIENTS
 from lora_lab.exercises.engine import Exercise
 from lora_lab.exercises.solutions import exercises_of
+from lora_lab.exercises.ward import DIAGNOSES
 
 BEGINNING = """# What people get wrong
 

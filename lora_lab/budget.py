@@ -10,6 +10,7 @@ from .checks import positive_number, whole_number
 
 # What a weight takes in four bits: NF4 in blocks of 64, a byte for a block's scale, 4 more for 256 scales.
 FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+LORA_BITS = 32  # of A and B, their gradients and Adam's two means
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,18 @@ LLAMA = {
 }
 
 
-def step_memory(shape, rank, pieces, length, *, weight_bits=16, lora_bits=32, other_bits=16, checkpointing=False):
+def step_memory(shape, rank, pieces, length, *, weight_bits=16, other_bits=16, checkpointing=False):
     """Bytes for one step of Adam with LoRA in all layers of the blocks: ``{"weights": …, "activations": …}``.
 
     The batch is ``pieces`` of ``length`` tokens. Weights of the blocks are kept in ``weight_bits``, A and B, their
-    gradients and Adam's two means in ``lora_bits``, all else in ``other_bits``. With ``checkpointing`` each block keeps
+    gradients and Adam's two means in 32 bits, all else in ``other_bits``. With ``checkpointing`` each block keeps
     its input alone and computes the rest again. Not counted: what the driver takes, a weight while it is unpacked, and
     what a library copies on the way.
     """
     tokens = whole_number("pieces", pieces) * whole_number("length", length)
-    for name, bits in (("weight_bits", weight_bits), ("lora_bits", lora_bits), ("other_bits", other_bits)):
+    for name, bits in (("weight_bits", weight_bits), ("other_bits", other_bits)):
         positive_number(name, bits, "try 16")
-    lora = shape.of_lora(whole_number("rank", rank)) * lora_bits / 8
+    lora = shape.of_lora(whole_number("rank", rank)) * LORA_BITS / 8
     block = shape.kept(rank)
     kept = shape.depth * shape.width + block if checkpointing else shape.depth * block
     weights = shape.in_blocks() * weight_bits / 8 + shape.elsewhere() * other_bits / 8
@@ -100,25 +101,23 @@ def step_memory(shape, rank, pieces, length, *, weight_bits=16, lora_bits=32, ot
     }
 
 
-def memory_of_a_card(
-    shape, rank, cards, engine, pieces, length, *, weight_bits=16, lora_bits=32, other_bits=16, checkpointing=False
-):
+def memory_of_a_card(shape, rank, cards, engine, pieces, length, *, weight_bits=16, other_bits=16, checkpointing=False):
     """Bytes on each of several cards for a step of ``pieces`` a card, as ``step_memory`` has them and by its settings.
 
     With the engine "ddp" each card has a copy of everything, with "fsdp" a shard of everything but its activations, and
     "gathered" beside them, whole: the block at work, the next one, which is fetched meanwhile, and what lies outside.
     """
     cards = whole_number("cards", cards)
-    bits = {"weight_bits": weight_bits, "lora_bits": lora_bits, "other_bits": other_bits}
+    bits = {"weight_bits": weight_bits, "other_bits": other_bits}
     parts = step_memory(shape, rank, pieces, length, **bits, checkpointing=checkpointing)
     if _is_sharded(engine):
         shards = {part: size / cards for part, size in parts.items() if part != "activations"}
-        block = (shape.in_blocks() * weight_bits + shape.of_lora(rank) * lora_bits) / shape.depth
+        block = (shape.in_blocks() * weight_bits + shape.of_lora(rank) * LORA_BITS) / shape.depth
         parts |= shards | {"gathered": (2 * block + shape.outside() * other_bits) / 8}
     return parts
 
 
-def sent_by_a_card(shape, rank, cards, engine, *, weight_bits=16, lora_bits=32, other_bits=16):
+def sent_by_a_card(shape, rank, cards, engine, *, weight_bits=16, other_bits=16):
     """Bytes that each of several cards in a ring sends to the next in one step of LoRA in all layers of the blocks.
 
     With "ddp" LoRA's gradients are summed: they go round twice. With "fsdp" all weights go round once on the way
@@ -126,7 +125,7 @@ def sent_by_a_card(shape, rank, cards, engine, *, weight_bits=16, lora_bits=32, 
     fine-tuning, whose gradients are all of them.
     """
     ring = 1 - 1 / whole_number("cards", cards)
-    lora = 0 if rank is None else shape.of_lora(whole_number("rank", rank)) * lora_bits / 8
+    lora = 0 if rank is None else shape.of_lora(whole_number("rank", rank)) * LORA_BITS / 8
     blocks = shape.in_blocks() * weight_bits / 8 + shape.small_in_blocks() * other_bits / 8 + lora
     outside = shape.outside() * other_bits / 8
     gradients = blocks + outside if rank is None else lora

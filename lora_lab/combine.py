@@ -54,7 +54,7 @@ def each_layer(combine, *all_updates, **options):
 
 def added(deltas):
     """The sum of updates (in, out): each adds what it would add alone."""
-    return torch.stack(list(deltas)).sum(0)
+    return _together(deltas).sum(0)
 
 
 def trimmed(delta, keep):
@@ -71,7 +71,7 @@ def ties(deltas, keep=0.2):
 
     (Yadav and others 2023, arXiv:2306.01708.) So that the result is as large as one of them, and not as their sum.
     """
-    thin = torch.stack([trimmed(delta, keep) for delta in deltas])
+    thin = torch.stack([trimmed(delta, keep) for delta in _together(deltas)])
     elected = thin.sum(0).sign()
     agree = (thin.sign() == elected) & (thin != 0)
     return (thin * agree).sum(0) / agree.sum(0).clamp(min=1)
@@ -85,6 +85,17 @@ def dare(delta, drop=0.9, seed=0):
     keep = 1 - _share("drop", drop, below=1)
     drawn = torch.rand(delta.shape, generator=torch.Generator().manual_seed(seed)).to(delta.device)
     return torch.where(drawn < keep, delta / keep, 0.0)
+
+
+def _together(deltas):
+    """Updates (in, out) as one tensor, (updates, in, out)."""
+    deltas = list(deltas)
+    if not deltas:
+        raise ValueError("there is no update to combine; updates_of(model) gives those of an adapted model")
+    if len({delta.shape for delta in deltas}) > 1:
+        shapes = ", ".join(str(tuple(delta.shape)) for delta in deltas)
+        raise ValueError(f"updates of different layers can't be combined: {shapes}; each_layer does it layer by layer")
+    return torch.stack(deltas)
 
 
 def _share(name, value, below=None):

@@ -149,7 +149,7 @@ class _Product(torch.autograd.Function):
         return (gradient @ ctx.layer.dense_weight().to(gradient.dtype)).to(ctx.dtype), None
 
 
-def quantize_linear_layers(model, targets=None, exclude=(), form="nf4", block=64):
+def quantize_linear_layers(model, targets=None, exclude=(), form="nf4"):
     """Put a Linear4bit in the place of linear layers; return their names. LoRA goes in afterwards.
 
     ``targets`` and ``exclude`` are as in ``replace_linear_with_lora``. What they held in full precision is gone.
@@ -165,7 +165,7 @@ def quantize_linear_layers(model, targets=None, exclude=(), form="nf4", block=64
     refuse_tied(model, layers, "packing would take it apart. Leave the layer out with exclude")
     for name, layer in layers.items():
         try:
-            packed[name] = Linear4bit(layer, form, block)
+            packed[name] = Linear4bit(layer, form)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     for name, layer in packed.items():

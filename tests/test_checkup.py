@@ -9,8 +9,9 @@ from torch import nn
 
 from lora_lab import LinearWithLoRA, doctor, replace_linear_with_lora, train_model
 from lora_lab.exercises import clinic
-from lora_lab.exercises.clinic import DIAGNOSES, PATIENTS, visit
+from lora_lab.exercises.clinic import PATIENTS
 from lora_lab.exercises.clinic_peft import MORE_PATIENTS
+from lora_lab.exercises.ward import DIAGNOSES, visit
 
 IDS = [patient.bug for patient in PATIENTS]
 every_patient = pytest.mark.parametrize("patient", PATIENTS, ids=IDS)

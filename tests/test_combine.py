@@ -103,3 +103,11 @@ def test_dare_drops_a_share_and_adds_the_same_on_average():
 def test_shares_that_are_none_are_refused(deltas, wrong):
     with pytest.raises(ValueError, match=r"try 0\.2"):
         wrong(deltas)
+
+
+@pytest.mark.parametrize("combine", [added, ties])
+def test_updates_that_cannot_be_combined_are_refused(combine):
+    with pytest.raises(ValueError, match="there is no update to combine"):
+        combine([])
+    with pytest.raises(ValueError, match=r"can't be combined: \(2, 3\), \(3, 3\)"):
+        combine([torch.ones(2, 3), torch.ones(3, 3)])

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..material.models import DigitClassifier
-from .clinic import Patient, World, adam, digit_world
+from .clinic import adam
+from .ward import Patient, World, digit_world
 
 
 def with_peft(model, **settings):

@@ -12,7 +12,9 @@ from io import StringIO
 
 import torch
 
+from ..adapt import count_parameters
 from ..checks import whole_number
+from ..find import adapted_layers, lora_parameters
 from .cards import Card
 from .compare import describe, same, tensor
 from .engine import SEED, Exercise, is_stub, laboratory, own_line, unlike, what_it_printed
@@ -30,6 +32,27 @@ def require(holds, sentence):
     """Go on if it holds; else the stage ends here, with this sentence."""
     if not holds:
         raise Missing(sentence)
+
+
+def require_lora(model, kind, at_most):
+    """Go on with a model of this kind that has a LoRA of at most so many numbers in it, and nothing else new."""
+    require(
+        isinstance(model, kind),
+        f"Return the model itself, a {kind.__name__}. This is of type {type(model).__name__}.",
+    )
+    require(
+        adapted_layers(model), "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it there."
+    )
+    numbers = sum(parameter.numel() for parameter in lora_parameters(model).values())
+    require(
+        numbers <= at_most,
+        f"A and B hold {numbers:,} numbers, more than {at_most:,}: fewer layers, or a lower rank.",
+    )
+    require(
+        count_parameters(model).total - numbers == count_parameters(kind()).total,
+        "Something besides A and B was added to the model.",
+    )
+    return f"{numbers:,} numbers."
 
 
 def require_plan(given, asked):

@@ -5,15 +5,15 @@ import copy
 import torch
 from torch import nn
 
-from ..adapt import count_parameters, lora_disabled, replace_linear_with_lora
-from ..find import adapted_layers, lora_parameters
+from ..adapt import lora_disabled, replace_linear_with_lora
+from ..find import adapted_layers
 from ..layer import LinearWithLoRA, LoRALayer
 from ..material.data import digits
 from ..material.models import DigitClassifier
 from ..training import accuracy, train_model
 from .engine import Exercise
 from .guesses import Guess
-from .kinds import Task, require
+from .kinds import Task, require, require_lora
 
 mirrored_right = Guess("mirrored digits, % right")
 most_rank = Guess("needs the most rank", ["mirrored", "rotated", "inverted"])
@@ -444,20 +444,7 @@ def ninety_five():
 
 
 def _fits_the_budget(model):
-    require(
-        isinstance(model, DigitClassifier),
-        f"Return the model itself, a DigitClassifier. This is of type {type(model).__name__}.",
-    )
-    require(
-        adapted_layers(model), "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it there."
-    )
-    numbers = sum(parameter.numel() for parameter in lora_parameters(model).values())
-    require(numbers <= 2500, f"A and B hold {numbers:,} numbers, more than 2,500: fewer layers, or a lower rank.")
-    require(
-        count_parameters(model).total - numbers == count_parameters(DigitClassifier()).total,
-        "Something besides A and B was added to the model.",
-    )
-    return f"{numbers:,} numbers."
+    return require_lora(model, DigitClassifier, at_most=2500)
 
 
 def _reads_rotated(model):

@@ -3,16 +3,15 @@
 import torch
 from torch.nn import functional as F
 
-from ..adapt import count_parameters, replace_linear_with_lora, set_strength
+from ..adapt import replace_linear_with_lora, set_strength
 from ..adapter_file import load_adapter
-from ..find import lora_parameters
 from ..material.forgetting import FORGETTING
 from ..material.models import TinyGPT, shipped_adapter, windows
 from ..material.texts import held_out
 from ..training import evaluate
 from .engine import Exercise
 from .guesses import Guess
-from .kinds import Task, require
+from .kinds import Task, require, require_lora
 
 one_better = Guess("is one of them better?", ["yes", "no"])
 best_predictor = Guess("goes better with the loss on prose", ["distance", "KL on names"])
@@ -242,21 +241,7 @@ def both_texts():
 
 
 def _has_room(model):
-    require(isinstance(model, TinyGPT), f"Return the model itself, a TinyGPT. This is of type {type(model).__name__}.")
-    try:
-        numbers = sum(parameter.numel() for parameter in lora_parameters(model).values())
-    except ValueError:
-        numbers = 0
-    require(numbers, "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged.")
-    require(
-        count_parameters(model).total - numbers == count_parameters(TinyGPT()).total,
-        "Something besides A and B was added to the model.",
-    )
-    require(
-        numbers <= 60_000,
-        f"A and B hold {numbers:,} numbers together, more than 60,000: lower the rank, or choose fewer places.",
-    )
-    return f"{numbers:,} numbers."
+    return require_lora(model, TinyGPT, at_most=60_000)
 
 
 def _reads_both(model):
@@ -325,11 +310,11 @@ both_texts = Task(
         ),
         (
             _shipped(16, 0.003, 0.5),
-            "A and B hold 221,184 numbers together, more than 60,000: lower the rank, or choose fewer places.",
+            "A and B hold 221,184 numbers, more than 60,000: fewer layers, or a lower rank.",
         ),
         (_untrained, "It has not learned enough: the names are to be at 1.35 or less."),
-        (_writer, "A and B hold 110,592 numbers together, more than 60,000"),
-        (TinyGPT.pretrained, "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it unmerged."),
+        (_writer, "A and B hold 110,592 numbers, more than 60,000"),
+        (TinyGPT.pretrained, "There is no LoRA in it: put it in with replace_linear_with_lora, and leave it there."),
         (lambda: _untrained().state_dict(), "Return the model itself, a TinyGPT. This is of type OrderedDict."),
         (_something_more, "Something besides A and B was added to the model."),
     ],

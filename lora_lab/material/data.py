@@ -8,14 +8,14 @@ from torch import nn
 from ..checks import whole_number
 
 
-def create_toy_dataset(n_samples=1000, in_features=64, out_features=10, seed=0):
-    """The source notes' data: X (n_samples, in_features) and y (n_samples, out_features), both plain noise.
+def create_toy_dataset(n_samples=1000, seed=0):
+    """The source notes' data: X (n_samples, 64) and y (n_samples, 10), both plain noise.
 
     There is nothing to learn here: y does not depend on X.
     """
     random = torch.Generator().manual_seed(seed)
-    X = torch.randn(n_samples, in_features, generator=random)
-    y = torch.randn(n_samples, out_features, generator=random)
+    X = torch.randn(n_samples, 64, generator=random)
+    y = torch.randn(n_samples, 10, generator=random)
     return X, y
 
 
@@ -81,11 +81,11 @@ DIGIT_TASKS = {
 }
 
 
-def digits(task="upright", seed=0, dtype=torch.float32):
+def digits(task="upright", dtype=torch.float32):
     """Scikit-learn's 1,797 handwritten digits, X (n, 64) from 0 to 1 and y (n,), a quarter of them kept for testing.
 
-    ``task`` is "upright", "mirrored", "rotated" (by 90°) or "inverted" (ink and paper swapped). With one seed the same
-    images are kept for testing in every task; the shipped DigitClassifier has not seen those of seed 0.
+    ``task`` is "upright", "mirrored", "rotated" (by 90°) or "inverted" (ink and paper swapped). The same
+    images are kept for testing in every task, and the shipped DigitClassifier has not seen them.
     """
     if task not in DIGIT_TASKS:
         raise ValueError(f"task={task!r} is unknown; choose one of {', '.join(map(repr, DIGIT_TASKS))}")
@@ -96,6 +96,6 @@ def digits(task="upright", seed=0, dtype=torch.float32):
     bunch = load_digits()
     images = DIGIT_TASKS[task](torch.tensor(bunch.images, dtype=dtype) / 16)
     labels = torch.tensor(bunch.target)
-    train, test = train_test_split(range(len(labels)), test_size=0.25, stratify=bunch.target, random_state=seed)
+    train, test = train_test_split(range(len(labels)), test_size=0.25, stratify=bunch.target, random_state=0)
     X = images.reshape(-1, 64)
     return Split(X[train], labels[train], X[test], labels[test])

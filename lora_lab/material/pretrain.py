@@ -18,7 +18,7 @@ from .models import DigitClassifier, TinyGPT, encode
 from .texts import python_prose, split_by_file
 
 CHECKPOINT = Path("tinygpt.checkpoint")
-SAVED_EVERY = 500  # steps
+BATCH, RATE, WARMUP, SAVED_EVERY = 16, 2e-3, 200, 500  # pieces, and the last two in steps; of TinyGPT
 
 
 def pretrain_digits():
@@ -30,7 +30,7 @@ def pretrain_digits():
     return model, f"{accuracy(model, task.X_test, task.y_test):.1%} of the test digits are right"
 
 
-def pretrain_tinygpt(steps, batch_size=16, lr=2e-3, checkpoint=CHECKPOINT):
+def pretrain_tinygpt(steps, checkpoint=CHECKPOINT):
     """Train TinyGPT on the prose of the running Python; now and then a checkpoint and the held-out loss."""
     from tqdm.auto import trange
 
@@ -40,7 +40,7 @@ def pretrain_tinygpt(steps, batch_size=16, lr=2e-3, checkpoint=CHECKPOINT):
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True)
     first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
@@ -52,8 +52,8 @@ def pretrain_tinygpt(steps, batch_size=16, lr=2e-3, checkpoint=CHECKPOINT):
     for step in bar:
         set_seed(step)  # the same batch and the same dropout, whether interrupted before or not
         for group in optimizer.param_groups:
-            group["lr"] = lr * _schedule(step, steps)
-        tokens = _windows(train, batch_size, model.context)
+            group["lr"] = RATE * _schedule(step, steps)
+        tokens = _windows(train, BATCH, model.context)
         with torch.autocast("cpu", torch.bfloat16):
             loss = _loss(model, tokens)
         optimizer.zero_grad()
@@ -89,10 +89,10 @@ def _loss(model, tokens):
     return default_loss(model(tokens[:, :-1]).float(), tokens[:, 1:])
 
 
-def _schedule(step, steps, warmup=200):
-    """The share of the learning rate: up in ``warmup`` steps, then down a half cosine to a fiftieth."""
-    progress = max(0, step - warmup) / max(1, steps - warmup)
-    return min(1, (step + 1) / warmup) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+def _schedule(step, steps):
+    """The share of the learning rate: up in WARMUP steps, then down a half cosine to a fiftieth."""
+    progress = max(0, step - WARMUP) / max(1, steps - WARMUP)
+    return min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def save(model, note, file=None):
