@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from browser import (
+    JUMP,
     PICTURE,
     asked,
     chromium,
@@ -110,7 +111,8 @@ NOTEBOOKS = {
 
 # In the page: from the key until what it changed has been painted, or loaded and decoded, and handed to the screen.
 WATCH = """
-window.measure = (move, look, isNew) => new Promise((resolve) => {
+window.measure = (move, look, isNew) => new Promise((resolve, reject) => {
+    setTimeout(() => reject(new Error("no new picture after 20 s")), 20000);
     const before = look();
     let done = false;
     const check = async () => {
@@ -135,11 +137,7 @@ window.outputPicture = () => [...document.querySelectorAll(".jp-OutputArea img")
 window.outputLook = () => window.outputPicture()?.src;
 window.explorerLook = () => document.querySelector(".lora-explorer canvas").dataset.position;
 window.jump = (position) => window.measure(
-    () => document.querySelectorAll(".lora-explorer input").forEach((input, i) => {
-        if (Number(input.value) === position[i]) return;
-        input.value = position[i];
-        input.dispatchEvent(new Event("input"));
-    }),
+    () => window.moveTo(position),
     window.explorerLook,
     (look) => look === position.join(),
 );
@@ -158,7 +156,7 @@ def open_and_run(context, address, name):
     open_notebook(page, address, f"{name}.ipynb")
     run_all(page)
     assert errors(page) == []
-    page.evaluate(f"() => {{{WATCH}}}")
+    page.evaluate(f"() => {{ window.moveTo = {JUMP}; {WATCH} }}")
     return page
 
 
@@ -238,11 +236,10 @@ def _with_neighbours(position):
 
 def measure_others(context, address):
     """Explorers with several sliders: each jump moves one of them to a position that was not drawn before."""
-    places = {"training": ((10, 6, 6), (0, 2, 3)), "strength": ((3, 16), (0, 10)), "digits": ((3, 14), (0, 0))}
-    places |= {"scaling": ((9, 7), (3, 4)), "grid": ((6, 6), (3, 3))}
-    places |= {"writing": ((3, 16), (0, 10)), "similarity": ((8, 8, 64), (0, 0, 0))}
-    for name, (sizes, start) in places.items():
+    for name in list(NOTEBOOKS)[2:]:
         page = open_and_run(context, address, name)
+        sizes = json.loads(in_kernel(page, "[len(slider['options']) for slider in explorer.sliders]"))
+        start = tuple(json.loads(in_kernel(page, "list(explorer.position)")))
         yield f"{name} slider, jump to an unseen one", jump_to(page, one_slider_at_a_time(sizes, start))
         close(page)
 

@@ -252,20 +252,22 @@ def choices(page):
     return page.locator(".lora-explorer input[type=radio]:checked").all()
 
 
+# In the page: put the explorer's sliders at a position.
+JUMP = """(position) => {
+    const controls = document.querySelectorAll(".lora-explorer > div > :is(label, fieldset)");
+    controls.forEach((control, i) => {
+        const inputs = control.querySelectorAll("input");
+        if (inputs[0].type === "radio") return inputs[position[i]].click();
+        if (Number(inputs[0].value) === position[i]) return;
+        inputs[0].value = position[i];
+        inputs[0].dispatchEvent(new Event("input"));
+    });
+}"""
+
+
 def jump(page, *position):
     """Put the explorer's sliders there at one go, as a mouse may."""
-    page.evaluate(
-        """(position) => {
-            const controls = document.querySelectorAll(".lora-explorer > div > :is(label, fieldset)");
-            controls.forEach((control, i) => {
-                const inputs = control.querySelectorAll("input");
-                if (inputs[0].type === "radio") return inputs[position[i]].click();
-                inputs[0].value = position[i];
-                inputs[0].dispatchEvent(new Event("input"));
-            });
-        }""",
-        position,
-    )
+    page.evaluate(JUMP, position)
 
 
 def accessible_name(element):
