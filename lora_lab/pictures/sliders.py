@@ -389,7 +389,7 @@ def forgetting_explorer(trainings, base):
             f"old. It writes: {' '.join(content.split())}"
         )
 
-    start = {"method": methods[-1], "rate": rates[len(rates) // 2], "strength": dial[-1]}
+    start = {"rate": rates[len(rates) // 2], "strength": dial[-1]}
     return Explorer(picture, update, alt, method=methods, rate=rates, strength=dial, start=start)
 
 
