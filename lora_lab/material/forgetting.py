@@ -64,14 +64,15 @@ def part_of_the_way(model, strength):
     return _moved(base, {name: strength * value for name, value in _change(model, base).items()})
 
 
-def yardsticks():
+def yardsticks(*kinds):
     """Texts that models are measured on and never trained on: ``{kind: pieces}``, some 5,800 characters of each kind.
 
     Rates are chosen on "choice", names as well; what is learned is read from "names", what is forgotten from "prose".
+    Without ``kinds`` all three.
     """
     _, choice, _ = split_by_file(unicode_names(), validation=True)
     texts = {"choice": (choice, 6), "names": (held_out("names"), 6), "prose": (held_out("prose"), 2)}
-    return {kind: yardstick(text, every=every) for kind, (text, every) in texts.items()}
+    return {kind: yardstick(texts[kind][0], every=texts[kind][1]) for kind in kinds or texts}
 
 
 def yardstick(text, length=128, every=1):
