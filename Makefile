@@ -32,10 +32,9 @@ TORCH_FROM_cpu := --index-url https://download.pytorch.org/whl/cpu
 lab: $(READY)
 	$(BIN)/jupyter lab --allow-root --LabApp.news_url=None --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
-# In one process more than there are cores, up to four, each with one thread: tests of the browser mostly wait.
+# On as many cores as there are, up to four, each with a thread of its own.
 test: $(DOCS_READY)
-	processes=$$($(BIN)/python -c "import os; print(min(4, os.cpu_count() + 1))"); \
-	    OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$processes --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py notebooks/*.ipynb
