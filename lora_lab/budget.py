@@ -82,9 +82,9 @@ def step_memory(shape, rank, pieces, length, *, weight_bits=16, other_bits=16, c
     """Bytes for one step of Adam with LoRA in all layers of the blocks: ``{"weights": …, "activations": …}``.
 
     The batch is ``pieces`` of ``length`` tokens. Weights of the blocks are kept in ``weight_bits``, A and B, their
-    gradients and Adam's two means in 32 bits, all else in ``other_bits``. With ``checkpointing`` each block keeps
-    its input alone and computes the rest again. Not counted: what the driver takes, a weight while it is unpacked, and
-    what a library copies on the way.
+    gradients and Adam's two means in 32 bits, all else in ``other_bits``. With ``checkpointing`` each block keeps its
+    input alone and computes the rest again. Not counted: what the driver takes, a weight while it is unpacked, and what
+    a library copies on the way.
     """
     tokens = whole_number("pieces", pieces) * whole_number("length", length)
     for name, bits in (("weight_bits", weight_bits), ("other_bits", other_bits)):

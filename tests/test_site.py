@@ -31,7 +31,6 @@ def page(request, context, site):
     """Each page once. That it asked for nothing but files, and that no script failed, is looked at in the end."""
     page = context.new_page()
     wrong = watch(page)
-    page.emulate_media(color_scheme="light")
     page.goto((site / f"{request.param}.html").as_uri())
     yield page
     assert wrong == []

@@ -66,7 +66,8 @@ def deck(open_deck, request):
 
 
 @pytest.fixture
-def first_deck(open_deck):
+def page(open_deck):
+    """The first deck, opened anew."""
     with open_deck(DECKS[0]) as page:
         yield page
 
@@ -108,8 +109,7 @@ def test_a_guess_stands_on_a_slide_without_its_answer(deck):
     assert set(beside) <= {"choices"}
 
 
-def test_a_clicker_goes_on_while_a_slider_has_the_focus_and_escape_gives_it_back(first_deck):
-    page = first_deck
+def test_a_clicker_goes_on_while_a_slider_has_the_focus_and_escape_gives_it_back(page):
     page.evaluate("Reveal.slide([...document.querySelectorAll('.page')].findIndex((p) => p.querySelector('canvas')))")
     here = page.evaluate("Reveal.getIndices().h")
     slider = page.locator(".present input[type=range]").first
@@ -122,16 +122,14 @@ def test_a_clicker_goes_on_while_a_slider_has_the_focus_and_escape_gives_it_back
     assert page.evaluate("Reveal.getIndices().h") == here + 1
 
 
-def test_the_tabulator_key_never_reaches_another_slide(first_deck):
-    page = first_deck
+def test_the_tabulator_key_never_reaches_another_slide(page):
     for _ in range(20):
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.closest('.page:not(.present)')") is None
 
 
-def test_a_touched_cell_of_a_product_is_told_under_the_picture(first_deck):
+def test_a_touched_cell_of_a_product_is_told_under_the_picture(page):
     """The picture is enlarged, and what the mouse points at is still what is lit."""
-    page = first_deck
     page.evaluate("Reveal.slide([...document.querySelectorAll('.page')].findIndex((p) => p.querySelector('canvas')))")
     canvas = page.locator(".present canvas")
     canvas.press("ArrowRight")

@@ -84,8 +84,8 @@ DIGIT_TASKS = {
 def digits(task="upright", dtype=torch.float32):
     """Scikit-learn's 1,797 handwritten digits, X (n, 64) from 0 to 1 and y (n,), a quarter of them kept for testing.
 
-    ``task`` is "upright", "mirrored", "rotated" (by 90°) or "inverted" (ink and paper swapped). The same
-    images are kept for testing in every task, and the shipped DigitClassifier has not seen them.
+    ``task`` is "upright", "mirrored", "rotated" (by 90°) or "inverted" (ink and paper swapped). The same images
+    are kept for testing in every task, and the shipped DigitClassifier has not seen them.
     """
     if task not in DIGIT_TASKS:
         raise ValueError(f"task={task!r} is unknown; choose one of {', '.join(map(repr, DIGIT_TASKS))}")

@@ -18,7 +18,8 @@ from .models import DigitClassifier, TinyGPT, encode
 from .texts import python_prose, split_by_file
 
 CHECKPOINT = Path("tinygpt.checkpoint")
-BATCH, RATE, WARMUP, SAVED_EVERY = 16, 2e-3, 200, 500  # pieces, and the last two in steps; of TinyGPT
+BATCH, RATE = 16, 2e-3  # of TinyGPT: the pieces of a step, the highest learning rate
+WARMUP, SAVED_EVERY = 200, 500  # steps
 
 
 def pretrain_digits():
