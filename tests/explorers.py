@@ -13,6 +13,7 @@ from lora_lab.pictures.sliders import (
     digits_explorer,
     forgetting_explorer,
     grid_explorer,
+    ledger_explorer,
     race_explorer,
     rank_explorer,
     rounding_explorer,
@@ -70,6 +71,17 @@ def raced():
     return {(m, r): [(1 + r, 2.0 + i), (1.1, 2.2)] for i, m in enumerate(("LoRA", "DoRA")) for r in (0.001, 0.01)}
 
 
+def ledgers():
+    """Two methods, of which the second holds less, and twice the activations with twice the batch."""
+    parts = ("weights", "gradients", "optimizer", "activations")
+    held = {"full": (4, 4, 8), "LoRA": (5, 1, 2)}
+    return {
+        (batch, method): dict(zip(parts, [1024 * size for size in (*sizes, 3 * batch)], strict=True))
+        for batch in (1, 2, 4)
+        for method, sizes in held.items()
+    }
+
+
 def surprising():
     """Sixteen letters, of which the first surprises least, and as many of which it surprises most."""
     nats = {"alphabet": [i / 4 for i in range(16)], "backwards": [4 - i / 4 for i in range(16)]}
@@ -89,6 +101,7 @@ EXPLORERS = {
     "race": lambda: race_explorer(raced(), (2.5, 1.2)),
     "rounding": lambda: rounding_explorer(torch.randn(24, 24), [8, 64]),
     "similarity": lambda: similarity_explorer({"one": torch.rand(3, 5), "two": torch.rand(3, 5)}, 9, "few", "many"),
+    "ledger": lambda: ledger_explorer(ledgers()),
     "grid": lambda: grid_explorer({(r, a): [1.0, 1 / (r + a)] for r in (1, 2, 4) for a in (1, 2)}),
 }
 

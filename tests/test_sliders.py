@@ -10,6 +10,8 @@ import pytest
 import torch
 from explorers import EXPLORERS, adapted_digits, digit_runs, digit_tasks, everything, tiny
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from PIL import Image
 
 from lora_lab import lora_layers, lora_state
@@ -20,7 +22,6 @@ from lora_lab.pictures.charts import (
     costs,
     curves,
     frontier,
-    ledger_bars,
     marks,
     plane,
     predictors,
@@ -33,6 +34,7 @@ from lora_lab.pictures.explorer import Explorer
 from lora_lab.pictures.figures import COLOURS, figure
 from lora_lab.pictures.matrices import (
     block_picture,
+    cosine_maps,
     digit_rows,
     first_steps,
     lora_picture,
@@ -45,6 +47,7 @@ from lora_lab.pictures.sliders import (
     digits_explorer,
     rank_explorer,
     strength_explorer,
+    surprise_explorer,
     training_explorer,
     writing_explorer,
 )
@@ -105,6 +108,38 @@ def test_the_strength_slider_sets_the_model_itself():
     assert {layer.lora.strength for layer in lora_layers(model).values()} == {0.0}
     assert torch.equal(lora_state(model)["fc1.B"], states["upright"]["fc1.B"])
     assert "98 % upright" in explorer._frame([0, 0])["alt"]  # at strength 0 it is the old model
+
+
+def words(explorer):
+    """The texts that move, as they are now."""
+    return [artist.get_text() for artist in explorer._moving if isinstance(artist, Text)]
+
+
+def test_a_line_of_surprises_ends_where_a_word_does():
+    text = "so it goes\non and indescribably on"
+    explorer = surprise_explorer({("it", 0): (text, list(range(len(text)))), ("x", 0): ("x", [9])}, columns=8, rows=7)
+    lines = ["so it ", "goes⏎on ", "and ", "indescri", "bably on", "", ""]
+    assert words(explorer)[:7] == lines
+    cells = explorer._moving[0].get_array()
+    assert cells[1].tolist() == [6, 7, 8, 9, 10, 11, 12, 13] and cells[2].tolist() == [14, 15, 16, 17, 0, 0, 0, 0]
+    explorer._frame([1])
+    assert words(explorer)[:3] == ["x", "", ""]
+
+
+def test_a_text_that_was_cut_ends_with_a_whole_word():
+    explorer = writing_explorer({("tales", 1): "Once there was a fo"}, {("tales", 1): (1, 2)})
+    assert "Once there was a …" in words(explorer)
+    assert explorer._frame([0, 0])["alt"].endswith("It writes: Once there was a …")
+
+
+def test_what_is_held_is_a_share_of_what_the_first_method_holds():
+    explorer = EXPLORERS["ledger"]()
+    assert words(explorer) == ["19 KiB", "11 KiB", "Batch 1: LoRA 58 % of what full holds"]
+    ends = [bar.get_x() + bar.get_width() for bar in explorer._moving if isinstance(bar, Rectangle)][-2:]
+    assert ends == pytest.approx([100, 1100 / 19])
+    said = explorer._frame([2])["alt"]
+    assert "LoRA 71 % of what full holds. In KiB full: " in said
+    assert "LoRA: weights 5, gradients 1, optimizer 2, activations 12." in said
 
 
 def test_values_say_where_the_sliders_stand():
@@ -234,10 +269,8 @@ def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
     [
         (lambda: digit_rows({"a": torch.rand(3, 64), "b": torch.rand(3, 64)}, "Two"), "digits: a, b"),
         (
-            lambda: ledger_bars(
-                {"full": dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 2048)}, "L"
-            ),
-            "full: weights 2 KiB, gradients 2 KiB, optimizer 2 KiB, activations 2 KiB",
+            lambda: cosine_maps({"near": torch.eye(4), "far": torch.eye(4) / 3}, "C", 0.5, rows=2),
+            "Columns marked, near: none; far: 1, 2, 3, 4.",
         ),
         (
             lambda: frontier({"one": [(0, 98.0, 10.0), (1, 20.0, 95.0)]}, "F", "old", "new", "↗", base=(98, 10)),

@@ -6,7 +6,7 @@ from itertools import cycle
 import torch
 from matplotlib.ticker import NullFormatter
 
-from .figures import COLOURS, INKS, MARKERS, figure, headline, legend_beside, mark_level, styled
+from .figures import HALO, INKS, MARKERS, figure, headline, legend_beside, mark_level, styled
 
 
 @styled
@@ -53,29 +53,6 @@ def loss_curves(losses, title, notes=None, log=True, xlabel="epoch (here one ste
 
 
 @styled
-def ledger_bars(ledgers, title):
-    """Memory as stacked bars: ``{method: {"weights": bytes, …}}``, all with the same parts."""
-    described = "; ".join(
-        f"{method}: " + ", ".join(f"{part} {size / 1024:,.0f} KiB" for part, size in ledger.items())
-        for method, ledger in ledgers.items()
-    )
-    picture = figure(f"{title}. {described}.", height=1.1 + 0.7 * len(ledgers))
-    axes = picture.subplots()
-    left = [0.0] * len(ledgers)
-    colours = [COLOURS["W"], "#CC3377", "#8C6D31", "#999999"]
-    for part, colour, hatch in zip(next(iter(ledgers.values())), colours, ["", "//", "..", "\\\\"], strict=True):
-        sizes = [ledger[part] / 1024 for ledger in ledgers.values()]
-        axes.barh(list(ledgers), sizes, left=left, label=part, color=colour, hatch=hatch, edgecolor="white")
-        left = [a + b for a, b in zip(left, sizes, strict=True)]
-    axes.invert_yaxis()
-    axes.grid(False, axis="y")
-    axes.set(xlabel="KiB")
-    axes.set_title(title)
-    legend_beside(axes)
-    return picture
-
-
-@styled
 def twin_curves(patient, healthy, title):
     """The losses of a patient and of its healthy twin: a line over a pale band, so that neither hides the other."""
     said = _from_to({"patient": patient, "healthy": healthy})
@@ -115,26 +92,33 @@ def _panels(picture, rows, columns, count, **sharing):
 
 @styled
 def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
-    """Searches side by side: ``{name: {setting: score}}``. A ring on the best, a cross where one broke (None)."""
+    """Searches side by side: ``{name: {setting: score}}``. A ring on the best, a cross where one broke (None).
+
+    The best setting stands beyond the ring, where no line comes: below the lowest, above the highest.
+    """
     finished = {name: {x: y for x, y in tried.items() if y is not None} for name, tried in searches.items()}
     chosen = {name: best(tried, key=tried.get) for name, tried in finished.items()}
     described = "; ".join(f"{name} at {x:g}" for name, x in chosen.items())
     rows = math.ceil(len(searches) / columns)
     picture = figure(f"{title}. {ylabel} over {xlabel}, best for {described}.", height=0.8 + 2.1 * rows)
     panels = _panels(picture, rows, columns, len(searches), sharey=True)
-    top = max(max(tried.values()) for tried in finished.values())
+    scores = [y for tried in finished.values() for y in tried.values()]
+    low, top = min(scores), max(scores)
+    below, above = (0.45, 0.12) if best is min else (0.12, 0.45)  # room for the best setting
     for axes, (name, tried) in zip(panels, searches.items(), strict=True):
         axes.plot(*zip(*finished[name].items(), strict=True), ".-")
         broken = [x for x, y in tried.items() if y is None]
         axes.plot(broken, [top] * len(broken), "X", color="#CC3377", markersize=10)
         x = chosen[name]
         axes.plot(x, tried[x], "o", markersize=14, fillstyle="none", markeredgewidth=2.5, color=INKS["ΔW"])
-        axes.annotate(f"{x:g}", (x, tried[x]), (0, 14), textcoords="offset points", ha="center", color=INKS["ΔW"])
+        beside = {"textcoords": "offset points", "ha": "center", "va": "center", "color": INKS["ΔW"]}
+        axes.annotate(f"{x:g}", (x, tried[x]), (0, -20 if best is min else 20), path_effects=HALO, **beside)
         axes.set_title(name, fontsize=13)
         axes.set_xscale("log")
         axes.set_xticks([min(tried), max(tried)], labels=[f"{min(tried):g}", f"{max(tried):g}"])
         axes.xaxis.minorticks_off()
-        axes.margins(0.18, 0.25)
+        axes.margins(x=0.18)
+        axes.set_ylim(low - below * (top - low), top + above * (top - low))
     picture.supxlabel(xlabel)
     picture.supylabel(ylabel)
     headline(picture, title)
@@ -176,9 +160,8 @@ def frontier(paths, title, xlabel, ylabel, better, base=None):
         dials, xs, ys = zip(*path, strict=True)
         (line,) = axes.plot(xs, ys, marker=marker)
         half = len(dials) // 2
-        axes.annotate(
-            f"{dials[half]:g}", (xs[half], ys[half]), (6, 6), textcoords="offset points", color=line.get_color()
-        )
+        beside = {"textcoords": "offset points", "color": line.get_color(), "path_effects": HALO}
+        axes.annotate(f"{dials[half]:g}", (xs[half], ys[half]), (6, 6), **beside)
         ends[f"{name} at {dials[-1]:g}"] = xs[-1], ys[-1], line.get_color()
     finish_plane(axes, title, xlabel, ylabel, better, base)
     _label_beside(axes, ends)
@@ -227,7 +210,8 @@ def _label_beside(axes, places):
         ):
             lifted += 2
         taken.append((across, across + width, lifted))
-        axes.annotate(name, (x, y), (10, lifted - up - 4), textcoords="offset points", color=colour)
+        beside = {"textcoords": "offset points", "color": colour, "path_effects": HALO}
+        axes.annotate(name, (x, y), (10, lifted - up - 4), **beside)
 
 
 @styled

@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 STYLE = Path(__file__).with_name("course.mplstyle")
 PIXELS_PER_INCH = 100  # on the page; the picture itself is finer
@@ -23,6 +24,8 @@ INKS = COLOURS | {"A": "#946400", "B": "#00795A", "ΔW": "#B84D00"}  # the same,
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 # A dashed line across, to compare with: a noise floor, the loss of doing nothing.
 LEVEL = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.3}
+# Around a text that may lie on a line.
+HALO = [withStroke(linewidth=4, foreground="white")]
 # Zero is white, positive numbers have the matrix's own colour, negative ones another, which colour-blind readers tell
 # from it: grey in W, violet in what is trained. Few shades, so that a slider's images stay small.
 NEGATIVE = {"W": "#404040", "A": "#5E3C99", "B": "#5E3C99", "ΔW": "#5E3C99"}
@@ -103,7 +106,8 @@ def headline(picture, title):
 def mark_level(axes, name, height, x=0.01, **sides):
     """A dashed line across, to compare with, and its name, so far along it as ``x`` says from 0 to 1."""
     axes.axhline(height, **LEVEL)
-    axes.annotate(name, (x, height), xycoords=("axes fraction", "data"), color="#555555", **{"va": "bottom"} | sides)
+    sides = {"va": "bottom", "color": "#555555", "path_effects": HALO} | sides
+    axes.annotate(name, (x, height), xycoords=("axes fraction", "data"), **sides)
 
 
 @styled

@@ -3,7 +3,20 @@
 import torch
 from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 
-from .figures import COLOURS, INKS, WIDTH, bare, draw_matrix, figure, headline, lay, limit_of, sheet, styled
+from .figures import (
+    COLOUR_MAPS,
+    COLOURS,
+    INKS,
+    WIDTH,
+    bare,
+    draw_matrix,
+    figure,
+    headline,
+    lay,
+    limit_of,
+    sheet,
+    styled,
+)
 
 
 @styled
@@ -163,6 +176,34 @@ def two_ways(m, rank, n, title):
     axes.text(1, -1.3 - heights[1] / 2 - 0.08, f"{rank}", ha="center", va="top", color=INKS["A"], weight="bold")
     axes.text(2.5, -0.65, "+", ha="center", va="center", fontsize=24)
     axes.text(2.62, -0.65, f"y: {n}", va="center")
+    headline(picture, title)
+    return picture
+
+
+@styled
+def cosine_maps(cosines, title, threshold, rows=16):
+    """How the directions of one matrix resemble another's: ``{name: (old, new)}``, sizes of cosines, side by side.
+
+    A column is a new direction. A mark stands under one that resembles no old direction, shown here or not, by
+    ``threshold`` or more. The first ``rows`` old directions are shown.
+    """
+    alien = {name: (found.amax(0) < threshold).nonzero()[:, 0].tolist() for name, found in cosines.items()}
+    described = "; ".join(f"{name}: {', '.join(str(j + 1) for j in js) or 'none'}" for name, js in alien.items())
+    picture = figure(f"{title}. Columns marked, {described}.", height=4.4)
+    panels = picture.subplots(1, len(cosines), sharey=True)
+    for axes, (name, found) in zip(panels, cosines.items(), strict=True):
+        columns = found.shape[1]
+        where = {"extent": (0.5, columns + 0.5, rows + 0.5, 0.5)}
+        axes.imshow(found[:rows], cmap=COLOUR_MAPS["W"], vmin=-1, vmax=1, aspect="auto", **where)
+        axes.set_xticks([1, columns])
+        axes.grid(False)
+        for j in alien[name]:
+            axes.plot(j + 1, rows + 1.3, "^", color=INKS["ΔW"], markersize=9)
+        axes.set(ylim=(rows + 2, 0.5))
+        axes.set_title(name, fontsize=13)
+    panels[0].set_yticks([1, rows])
+    panels[0].set_ylabel("directions of W")
+    picture.supxlabel("directions of W + ΔW")
     headline(picture, title)
     return picture
 

@@ -19,11 +19,14 @@ function cellAt([A, B, AB], x, y) {
   return null;
 }
 
-// Where an arrow key leads, undefined for another key or where it leads nowhere.
+// Where an arrow key leads, or Home and End, to a row's first and last cell of the product; undefined for another key or
+// where it leads nowhere.
 function step(images, cell, key) {
   const way = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[key];
-  if (!way) return undefined;
-  if (!cell) return [0, 0];
+  const end = { Home: 0, End: images[2].size[0] - 1 }[key];
+  if (!way && end === undefined) return undefined;
+  if (!cell) return [0, end ?? 0];
+  if (!way) return [cell[0], end];
   const next = [cell[0] + way[0], cell[1] + way[1]];
   return exists(images, next) ? next : undefined;
 }

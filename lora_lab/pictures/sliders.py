@@ -1,6 +1,7 @@
 """The course's explorers: figures with sliders, each a description of what moves, shown by ``Explorer``."""
 
 import math
+import re
 import textwrap
 from functools import cache
 from itertools import cycle
@@ -210,6 +211,52 @@ def _new_and_old(chart, xs, xlabel, new, old, ylabel="right on test digits, %", 
 
 
 @styled
+def ledger_explorer(ledgers):
+    """What training holds in memory, by batch: ``{(batch, method): {"weights": bytes, …}}``, all with the same parts.
+
+    The bars are shares of what the first method holds with the same batch.
+    """
+    batches, methods = (list(dict.fromkeys(key[i] for key in ledgers)) for i in (0, 1))
+    parts = list(next(iter(ledgers.values())))
+    totals = {key: sum(ledger.values()) for key, ledger in ledgers.items()}
+    picture = figure("", height=1.6 + 0.6 * len(methods))
+    axes = picture.subplots()
+    colours = [COLOURS["W"], "#CC3377", "#8C6D31", "#999999"]
+    bars = {
+        part: axes.barh(methods, [0] * len(methods), label=part, color=colour, edgecolor="white").patches
+        for part, colour in zip(parts, colours, strict=True)
+    }
+    sums = [axes.text(0, i, "", va="center") for i in range(len(methods))]
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set(xlim=(0, 135), xticks=range(0, 101, 25), xlabel=f"% of what {methods[0]} holds with the same batch")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts))
+    heading = picture.suptitle("x", x=0.01, ha="left", weight="bold")
+
+    def update(batch):
+        whole = totals[batch, methods[0]] / 100
+        shares = [f"{method} {totals[batch, method] / whole:.0f} %" for method in methods[1:]]
+        heading.set_text(f"Batch {batch}: {', '.join(shares)} of what {methods[0]} holds")
+        for i, method in enumerate(methods):
+            left = 0
+            for part, patches in bars.items():
+                share = ledgers[batch, method][part] / whole
+                patches[i].set(x=left, width=share)
+                left += share
+            sums[i].set(x=left + 1.5, text=f"{totals[batch, method] / 1024:,.0f} KiB")
+        return [*(bar for patches in bars.values() for bar in patches), *sums, heading]
+
+    def alt(batch):
+        described = "; ".join(
+            f"{method}: " + ", ".join(f"{part} {size / 1024:,.0f}" for part, size in ledgers[batch, method].items())
+            for method in methods
+        )
+        return f"{heading.get_text()}. In KiB {described}."
+
+    return Explorer(picture, update, alt, batch=batches)
+
+
+@styled
 def digits_explorer(runs, tasks):
     """Finished adaptations to several tasks: which digits does each still get wrong? "3 → 8" is a 3 read as an 8.
 
@@ -326,18 +373,23 @@ def writing_explorer(written, losses):
         own, old = zip(*(losses[adapter, s] for s in dial), strict=True)
         move((own, old), strength, losses[adapter, strength])
         heading.set_text(f"{adapter}, strength {strength:g}")
-        write(written[adapter, strength])
+        write(_to_the_last_word(written[adapter, strength]))
         return [*moving, text, heading]
 
     def alt(adapter, strength):
         own, old = losses[adapter, strength]
         return (
             f"The adapter for {adapter} at strength {strength:g}: loss {own:.1f} on its own kind of text and {old:.1f} "
-            f"on the old prose. It writes: {' '.join(written[adapter, strength].split())}"
+            f"on the old prose. It writes: {' '.join(_to_the_last_word(written[adapter, strength]).split())}"
         )
 
     full = min(dial, key=lambda strength: abs(strength - 1))
     return Explorer(picture, update, alt, adapter=adapters, strength=dial, start={"strength": full})
+
+
+def _to_the_last_word(text):
+    """A text that was cut anywhere, up to its last whole word."""
+    return re.sub(r"\s*\S*$", " …", text, count=1)
 
 
 def _page(axes, lines=9, columns=42):
@@ -379,14 +431,14 @@ def forgetting_explorer(trainings, base):
         new, old, content = points[method, rate, strength]
         here.set_data([new], [old])
         heading.set_text(f"new {new:.2f}, old {old:.2f}")
-        write(content)
+        write(_to_the_last_word(content))
         return [path, here, heading, text]
 
     def alt(method, rate, strength):
         new, old, content = points[method, rate, strength]
         return (
             f"{method}, {rate} rate, at strength {strength:g}: loss {new:.2f} on the new text and {old:.2f} on the "
-            f"old. It writes: {' '.join(content.split())}"
+            f"old. It writes: {' '.join(_to_the_last_word(content).split())}"
         )
 
     start = {"rate": rates[len(rates) // 2], "strength": dial[-1]}
@@ -492,10 +544,11 @@ def rounding_explorer(weight, blocks):
 def surprise_explorer(surprises, columns=56, rows=4):
     """How much each character of a text surprises a model: ``{(text, strength): (characters, nats)}``.
 
-    The darker a character's ground, the less the model expected it. As many are shown as fit in rows and columns.
+    The darker a character's ground, the less the model expected it. As many are shown as fit in rows and columns; a
+    line ends where a word does.
     """
     kinds, dial = (list(dict.fromkeys(key[i] for key in surprises)) for i in (0, 1))
-    size = rows * columns
+    cut = {key: _lines_of_words(characters, columns, rows) for key, (characters, _) in surprises.items()}
     picture = figure("", height=2.3)
     picture.set_layout_engine("none")  # the letters must fall on their cells
     page = picture.add_axes([0.012, 0.04, 0.976, 0.76])
@@ -512,23 +565,40 @@ def surprise_explorer(surprises, columns=56, rows=4):
 
     def update(text, strength=dial[0]):
         characters, nats = surprises[text, strength]
-        ground.set_data(torch.tensor(nats[:size]).reshape(rows, columns))
-        shown = characters[:size].replace("\n", "⏎")
-        for i, line in enumerate(lines):
-            line.set_text(shown[i * columns : (i + 1) * columns])
+        cells = torch.zeros(rows, columns)
+        for i, (first, last) in enumerate(cut[text, strength]):
+            cells[i, : last - first] = torch.tensor(nats[first:last])
+            lines[i].set_text(characters[first:last].replace("\n", "⏎"))
+        ground.set_data(cells)
         at = f" at strength {strength:g}" * (len(dial) > 1)
         heading.set_text(f"{text}{at}: {sum(nats) / len(nats):.1f} nats a character")
         return [ground, *lines, heading]
 
     def alt(text, strength=dial[0]):
         characters, nats = surprises[text, strength]
-        most = max(range(size), key=lambda i: nats[i])
+        most = max(range(cut[text, strength][-1][1]), key=lambda i: nats[i])
         return (
             f"{heading.get_text()}. The greatest surprise, {nats[most]:.1f} nats, is {characters[most]!r} after "
             f"{characters[max(0, most - 12) : most]!r}."
         )
 
     return Explorer(picture, update, alt, text=kinds, **({"strength": dial} if len(dial) > 1 else {}))
+
+
+def _lines_of_words(text, columns, rows):
+    """Where the first lines of a text begin and end, ``[(first, last), …]``, with whole words in so many columns.
+
+    A space or newline ends the line that it follows. Only a word longer than a line is cut. Lines may be empty.
+    """
+    lines, first = [], 0
+    while first < len(text):
+        last = min(first + columns, len(text))
+        if last < len(text):
+            spaces = [i for i in range(first, last) if text[i].isspace()]
+            last = spaces[-1] + 1 if spaces else last
+        lines.append((first, last))
+        first = last
+    return (lines + rows * [(first, first)])[:rows]
 
 
 @styled
