@@ -100,11 +100,11 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
     chosen = {name: best(tried, key=tried.get) for name, tried in finished.items()}
     described = "; ".join(f"{name} at {x:g}" for name, x in chosen.items())
     rows = math.ceil(len(searches) / columns)
-    picture = figure(f"{title}. {ylabel} over {xlabel}, best for {described}.", height=0.8 + 2.1 * rows)
+    picture = figure(f"{title}. {ylabel} over {xlabel}, best for {described}.", height=0.8 + 1.85 * rows)
     panels = _panels(picture, rows, columns, len(searches), sharey=True)
     scores = [y for tried in finished.values() for y in tried.values()]
     low, top = min(scores), max(scores)
-    below, above = (0.45, 0.12) if best is min else (0.12, 0.45)  # room for the best setting
+    below, above = (0.55, 0.12) if best is min else (0.12, 0.55)  # room for the best setting
     for axes, (name, tried) in zip(panels, searches.items(), strict=True):
         axes.plot(*zip(*finished[name].items(), strict=True), ".-")
         broken = [x for x, y in tried.items() if y is None]
@@ -134,7 +134,7 @@ def plane(groups, title, xlabel, ylabel, better, base=None):
     centres = {name: torch.tensor(points).mean(0).tolist() for name, points in groups.items()}
     ends = {}
     described = "; ".join(f"{name} near {x:.1f} and {y:.1f}" for name, (x, y) in centres.items())
-    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", height=4.6)
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", height=4.5)
     axes = picture.subplots()
     for marker, (name, points) in zip(cycle(MARKERS), groups.items(), strict=False):
         (dots,) = axes.plot(*zip(*points, strict=True), marker, markersize=9, alpha=0.85)
@@ -154,7 +154,7 @@ def frontier(paths, title, xlabel, ylabel, better, base=None):
         f"{name} from {path[0][1]:.3g} and {path[0][2]:.3g} to {path[-1][1]:.3g} and {path[-1][2]:.3g}"
         for name, path in paths.items()
     )
-    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", height=4.6)
+    picture = figure(f"{title}. {ylabel} over {xlabel}: {described}.", height=4.5)
     axes, ends = picture.subplots(), {}
     for marker, (name, path) in zip(cycle(MARKERS), paths.items(), strict=False):
         dials, xs, ys = zip(*path, strict=True)
@@ -245,7 +245,7 @@ def costs(tasks, title, xlabel, ylabel):
 def seed_dots(rows, title, xlabel, groups=()):
     """One row a name, one dot a seed: ``{name: [number, …]}``, those in ``groups`` in a colour of their own."""
     described = "; ".join(f"{name} {min(xs):.2f} to {max(xs):.2f}" for name, xs in rows.items())
-    picture = figure(f"{title}. {xlabel}: {described}.", height=1.2 + 0.42 * len(rows))
+    picture = figure(f"{title}. {xlabel}: {described}.", height=1.2 + 0.34 * len(rows))
     axes = picture.subplots()
     for i, (name, xs) in enumerate(rows.items()):
         axes.plot(xs, [i] * len(xs), "o", markersize=10, alpha=0.8, color=INKS["ΔW"] if name in groups else "#222222")
@@ -263,7 +263,7 @@ def marks(rows, columns, title):
         f"{row}: {', '.join(c for c, has in zip(columns, found, strict=True) if has) or 'none'}"
         for row, found in rows.items()
     )
-    picture = figure(f"{title}. {described}.", height=2.6 + 0.34 * len(rows))
+    picture = figure(f"{title}. {described}.", height=2.6 + 0.28 * len(rows))
     axes = picture.subplots()
     for i, found in enumerate(rows.values()):
         here = [j for j, has in enumerate(found) if has]
@@ -279,7 +279,7 @@ def marks(rows, columns, title):
 @styled
 def bars(values, title, xlabel, alt):
     """Numbers as horizontal bars: ``{name: number}``. ``alt`` says what they are, not how large: times change."""
-    picture = figure(alt, height=1.1 + 0.5 * len(values))
+    picture = figure(alt, height=1.0 + 0.5 * len(values))
     axes = picture.subplots()
     axes.barh(list(values), list(values.values()), color="#666666")
     axes.bar_label(axes.containers[0], fmt="{:.2f}", padding=4)
