@@ -19,10 +19,9 @@ from pathlib import Path
 import decks
 import misconceptions
 import nbformat
+from ideas import GUESSED, patient_of
 from run import NOTEBOOKS, ROOT, remembered, with_sliders
 
-from lora_lab.exercises.clinic import PATIENTS
-from lora_lab.exercises.clinic_peft import MORE_PATIENTS
 from lora_lab.exercises.solutions import CHECK, exercises_of
 from lora_lab.material import create_planted_task
 from lora_lab.pictures.sliders import training_explorer
@@ -93,10 +92,9 @@ def _page(name, notebook, repository):
         _describe(cell)
         if call := CHECK.search(cell.source):
             _unfold(cell, getattr(exercises, call[1]))
-        elif call := re.match(r"(MORE_)?PATIENTS\[(\d+)\]\.diagnose\(", cell.source):
-            patients = MORE_PATIENTS if call[1] else PATIENTS
-            _show(cell, _folded("The diagnosis", patients[int(call[2])].reveal()))
-        elif re.match(r"ex\.\w+\.guess\(", cell.source):
+        elif patient := patient_of(cell):
+            _show(cell, _folded("The diagnosis", patient.reveal()))
+        elif GUESSED.match(cell.source):
             _show(cell, "<p><em>In the notebook this keeps your guess, and sets it beside the answer.</em></p>")
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(links(name, repository), id="links"))
     return notebook

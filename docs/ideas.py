@@ -25,7 +25,7 @@ from lora_lab.exercises.solutions import CHECK
 WORDS = 48  # of prose on a slide; what is longer is read, not listened to
 GUESSED = re.compile(r"^ex\.(\w+)\.guess\(")
 BESIDE = re.compile(r"^ex\.\w+\.beside\((.*)\)\s*$", re.MULTILINE | re.DOTALL)
-DIAGNOSE = re.compile(r"^(MORE_)?PATIENTS\[(\d+)\]\.diagnose\(\.\.\.\)$")
+DIAGNOSED = re.compile(r"^(MORE_)?PATIENTS\[(\d+)\]\.diagnose\(")
 GUESS = re.compile(r"\*\*[Gg]uess first")
 TYPED = re.compile(r"\s*\([^()]*`guess\([^)]*\)[^()]*\)| Leave the dots, and you go on without\.")  # not in a lecture
 SET_UP = re.compile(r"^torch\.set_num_threads.*\n?", re.MULTILINE)
@@ -133,8 +133,8 @@ def _add_code(idea, cell, exercises):
     if call := CHECK.search(cell.source):
         _add_exercise(idea, getattr(exercises, call[1]))
         return
-    if call := DIAGNOSE.match(cell.source):
-        _add_diagnosis(idea, (MORE_PATIENTS if call[1] else PATIENTS)[int(call[2])])
+    if patient := patient_of(cell):
+        _add_diagnosis(idea, patient)
         return
     source = BESIDE.sub(lambda call: textwrap.dedent(call[1]).strip(), cell.source)
     source = SET_UP.sub("", _without_imports(source)).strip()
@@ -142,6 +142,12 @@ def _add_code(idea, cell, exercises):
         idea.add("code", _coloured(source))
     for output in cell.outputs:
         _add_output(idea, output)
+
+
+def patient_of(cell):
+    """The patient that a cell asks the reader to diagnose, or None."""
+    call = DIAGNOSED.match(cell.source)
+    return call and (MORE_PATIENTS if call[1] else PATIENTS)[int(call[2])]
 
 
 def _add_exercise(idea, exercise):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_lab.material import questions
-from lora_lab.material.questions import PARTS, QUESTIONS, answers, marked, plan
+from lora_lab.material.questions import PARTS, QUESTIONS, marked, plan, record
 from lora_lab.material.texts import ships_log
 
 pytest.importorskip("peft")
@@ -17,7 +17,7 @@ def test_every_planned_training_is_written_down(part):
     written = json.loads((QUESTIONS / f"{part}.json").read_text())
     assert list(written) == list(plan(part))
     assert {len(rows) for rows in written.values()} == {ROWS[part]}
-    assert all({"way", "rate", "seed"} < set(row) for row in answers(part))
+    assert all({"way", "rate", "seed"} < set(row) for row in record(part))
 
 
 def test_every_day_of_a_log_is_marked():

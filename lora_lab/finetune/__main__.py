@@ -58,21 +58,26 @@ def _parser():
     add = parser.add_argument
     add("what", choices=["text"], help="what to learn from")
     add("file", type=Path, help="a text file in UTF-8")
-    add("--model", default="tinygpt", help="a folder or a name on a hub; without it, TinyGPT")
-    add("--out", default="my_adapter", help="the folder that the adapter comes into (my_adapter)")
+    add("--model", default=Settings.model, help="a folder or a name on a hub; without it, TinyGPT")
+    add("--out", default="my_adapter", help="the folder that the adapter comes into (%(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in that folder")
-    add("--rank", type=int, default=8)
+    add("--rank", type=int, default=Settings.rank, help="of the adapter (%(default)s)")
     add("--alpha", type=float, help="the rank, if left out: a scale of 1")
-    add("--targets", default="all-linear", help="layers by name, with commas; without it, all linear ones but the head")
+    add("--targets", default=Settings.targets, help="layers by name, with commas (%(default)s, without the head)")
     add("--all-weights", action="store_true", help="full fine-tuning, to compare: a whole model comes out")
     add("--rate", type=float, help="of learning: 0.001 for TinyGPT and 0.0002 for others, if left out")
-    add("--steps", type=int, default=300)
-    add("--batch", type=int, default=16, help="pieces a step, of all processes together (16)")
-    add("--length", type=int, default=64, help="tokens a piece (64)")
-    add("--every", type=int, default=25, help="steps between two measurements and checkpoints (25)")
-    add("--patience", type=int, default=4, help="stop when the held-out loss has not fallen so many times (4)")
-    add("--seed", type=int, default=0)
-    add("--processes", type=int, default=1, help="on this machine (1)")
+    add("--steps", type=int, default=Settings.steps, help="at most (%(default)s)")
+    add("--batch", type=int, default=Settings.batch, help="pieces a step, of all processes together (%(default)s)")
+    add("--length", type=int, default=Settings.length, help="tokens a piece (%(default)s)")
+    add("--every", type=int, default=Settings.every, help="steps from one checkpoint to the next (%(default)s)")
+    add(
+        "--patience",
+        type=int,
+        default=Settings.patience,
+        help="checkpoints without a lower held-out loss (%(default)s)",
+    )
+    add("--seed", type=int, default=Settings.seed, help="of all that is random (%(default)s)")
+    add("--processes", type=int, default=1, help="on this machine (%(default)s)")
     add("--engine", choices=ENGINES, default="ddp", help="of several processes: copies (ddp) or shards (fsdp)")
     add("--port", type=int, help="where the processes meet; a free one, if left out")
     add("--launched", action="store_true", help=argparse.SUPPRESS)  # by this script, which says what went wrong

@@ -46,7 +46,7 @@ def plan(part):
     return {f"{way} {rate} seed {seed}": {"way": way, "rate": rate, "seed": seed} for way, rate, seed in trainings}
 
 
-def answers(part):
+def record(part):
     """What was measured in a part, a dictionary for each training and moment: its options and its losses."""
     options = plan(part)
     return [options[name] | row for name, rows in written(QUESTIONS, part).items() for row in rows]
