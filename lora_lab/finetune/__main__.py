@@ -70,12 +70,7 @@ def _parser():
     add("--batch", type=int, default=Settings.batch, help="pieces a step, of all processes together (%(default)s)")
     add("--length", type=int, default=Settings.length, help="tokens a piece (%(default)s)")
     add("--every", type=int, default=Settings.every, help="steps from one checkpoint to the next (%(default)s)")
-    add(
-        "--patience",
-        type=int,
-        default=Settings.patience,
-        help="checkpoints without a lower held-out loss (%(default)s)",
-    )
+    add("--patience", type=int, default=Settings.patience, help="stop after so many without a better one (%(default)s)")
     add("--seed", type=int, default=Settings.seed, help="of all that is random (%(default)s)")
     add("--processes", type=int, default=1, help="on this machine (%(default)s)")
     add("--engine", choices=ENGINES, default="ddp", help="of several processes: copies (ddp) or shards (fsdp)")
