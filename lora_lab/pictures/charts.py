@@ -160,7 +160,7 @@ def frontier(paths, title, xlabel, ylabel, better, base=None):
         dials, xs, ys = zip(*path, strict=True)
         (line,) = axes.plot(xs, ys, marker=marker)
         half = len(dials) // 2
-        beside = {"textcoords": "offset points", "color": line.get_color(), "path_effects": HALO}
+        beside = {"textcoords": "offset points", "color": line.get_color()}
         axes.annotate(f"{dials[half]:g}", (xs[half], ys[half]), (6, 6), **beside)
         ends[f"{name} at {dials[-1]:g}"] = xs[-1], ys[-1], line.get_color()
     finish_plane(axes, title, xlabel, ylabel, better, base)
