@@ -205,21 +205,27 @@ def test_what_is_said_of_a_touched_cell_follows_the_slider(product):
 
 
 def test_a_thread_is_shown_alone(product):
-    def cells():
-        """The colours of the product's cells on the canvas, as signs: 1 orange, -1 violet, 0 white."""
+    def colours():
+        """Red and blue of each of the product's cells on the canvas."""
         points = [[2 * x for x in centre(row, column)] for row in range(2) for column in range(3)]
         found = product.locator(PICTURE).evaluate(
             """(canvas, points) => points.map(([x, y]) =>
                 [...canvas.getContext("2d").getImageData(x, y, 1, 1).data])""",
             points,
         )
-        return [(red > blue + 9) - (blue > red + 9) for red, _, blue, _ in found]
+        return [(red, blue) for red, _, blue, _ in found]
+
+    def cells():
+        """These colours as signs: 1 orange, -1 violet, 0 white."""
+        return [(red > blue + 9) - (blue > red + 9) for red, blue in colours()]
 
     assert cells() == [1, 1, 1, -1, 1, 1]
     box = product.locator(PICTURE).bounding_box()
     x, y = centre(0, -2)
     product.mouse.move(box["x"] + x, box["y"] + y)
     assert cells() == [1, 0, -1, -1, 0, 1]
+    one, three = colours()[0], colours()[5]
+    assert one[1] > three[1] + 40  # the smaller number is the paler
     product.mouse.move(box["x"] + 199, box["y"] + 199)
     assert cells() == [1, 1, 1, -1, 1, 1]
 
