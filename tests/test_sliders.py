@@ -282,6 +282,7 @@ def test_every_figure_says_its_point_in_words_and_shows_itself_as_a_picture():
         ),
         (lambda: bars({"fast": 1.0, "slow": 2.0}, "T", "time", "Two bars."), "Two bars."),
         (lambda: valleys({"one": {0.1: 2.0, 0.3: 1.0, 1.0: None}}, "V", "rate", "loss"), "best for one at 0.3"),
+        (lambda: valleys({"one": {0.1: 1.0, 0.3: 1.0}}, "V", "rate", "right", max), "best for one at 0.1"),
         (
             lambda: costs({"easy": {1: (10, [90, 92]), 2: (20, [95, 97]), "full": (99, [98])}}, "C", "size", "right"),
             "easy: 1 91, 2 96, full 98",

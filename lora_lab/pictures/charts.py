@@ -104,6 +104,7 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
     panels = _panels(picture, rows, columns, len(searches), sharey=True)
     scores = [y for tried in finished.values() for y in tried.values()]
     low, top = min(scores), max(scores)
+    span = top - low or 1
     below, above = (0.55, 0.12) if best is min else (0.12, 0.55)  # room for the best setting
     for axes, (name, tried) in zip(panels, searches.items(), strict=True):
         axes.plot(*zip(*finished[name].items(), strict=True), ".-")
@@ -118,7 +119,7 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
         axes.set_xticks([min(tried), max(tried)], labels=[f"{min(tried):g}", f"{max(tried):g}"])
         axes.xaxis.minorticks_off()
         axes.margins(x=0.18)
-        axes.set_ylim(low - below * (top - low), top + above * (top - low))
+        axes.set_ylim(low - below * span, top + above * span)
     picture.supxlabel(xlabel)
     picture.supylabel(ylabel)
     headline(picture, title)
