@@ -42,7 +42,7 @@ expect.set_options(timeout=1000 * PATIENCE)
 HERE = Path(__file__).parent
 NOTEBOOKS = sorted((HERE.parent / "notebooks").glob("[0-9]*.ipynb"))
 PICTURES = os.environ.get("LORA_LAB_SCREENSHOTS")
-WHOLE = [path.stem for path in (NOTEBOOKS if PICTURES else NOTEBOOKS[:1])]
+WHOLE = [path.stem for path in (NOTEBOOKS if PICTURES else NOTEBOOKS[:2])]
 SMALL = {
     # A square that moves, and a list of every position that was drawn.
     "square": [

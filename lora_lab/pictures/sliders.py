@@ -361,6 +361,7 @@ def writing_explorer(written, losses):
     are shown.
     """
     adapters, dial = (list(dict.fromkeys(key[i] for key in written)) for i in (0, 1))
+    written = {key: _to_the_last_word(text) for key, text in written.items()}
     picture = figure("", height=3.6)
     chart, page = picture.subplots(1, 2, width_ratios=[1, 1.45])
     highest = 1.05 * max(map(max, losses.values()))
@@ -373,14 +374,14 @@ def writing_explorer(written, losses):
         own, old = zip(*(losses[adapter, s] for s in dial), strict=True)
         move((own, old), strength, losses[adapter, strength])
         heading.set_text(f"{adapter}, strength {strength:g}")
-        write(_to_the_last_word(written[adapter, strength]))
+        write(written[adapter, strength])
         return [*moving, text, heading]
 
     def alt(adapter, strength):
         own, old = losses[adapter, strength]
         return (
             f"The adapter for {adapter} at strength {strength:g}: loss {own:.1f} on its own kind of text and {old:.1f} "
-            f"on the old prose. It writes: {' '.join(_to_the_last_word(written[adapter, strength]).split())}"
+            f"on the old prose. It writes: {' '.join(written[adapter, strength].split())}"
         )
 
     full = min(dial, key=lambda strength: abs(strength - 1))
@@ -414,6 +415,7 @@ def forgetting_explorer(trainings, base):
     methods, rates, dial = (list(dict.fromkeys(key[i] for key in trainings)) for i in range(3))
     dial = sorted({0, *dial})
     points = trainings | {(method, rate, 0): base for method in methods for rate in rates}
+    points = {key: (new, old, _to_the_last_word(text)) for key, (new, old, text) in points.items()}
     picture = figure("", height=4.2)
     plane, page = picture.subplots(1, 2, width_ratios=[1.15, 1])
     xs, ys, _ = zip(*points.values(), strict=True)
@@ -431,14 +433,14 @@ def forgetting_explorer(trainings, base):
         new, old, content = points[method, rate, strength]
         here.set_data([new], [old])
         heading.set_text(f"new {new:.2f}, old {old:.2f}")
-        write(_to_the_last_word(content))
+        write(content)
         return [path, here, heading, text]
 
     def alt(method, rate, strength):
         new, old, content = points[method, rate, strength]
         return (
             f"{method}, {rate} rate, at strength {strength:g}: loss {new:.2f} on the new text and {old:.2f} on the "
-            f"old. It writes: {' '.join(_to_the_last_word(content).split())}"
+            f"old. It writes: {' '.join(content.split())}"
         )
 
     start = {"rate": rates[len(rates) // 2], "strength": dial[-1]}
