@@ -111,7 +111,8 @@ def valleys(searches, title, xlabel, ylabel, best=min, columns=4):
         broken = [x for x, y in tried.items() if y is None]
         axes.plot(broken, [top] * len(broken), "X", color="#CC3377", markersize=10)
         x = chosen[name]
-        axes.plot(x, tried[x], "o", markersize=14, fillstyle="none", markeredgewidth=2.5, color=INKS["ΔW"])
+        ring = {"markersize": 14, "fillstyle": "none", "markeredgewidth": 2.5, "clip_on": False}
+        axes.plot(x, tried[x], "o", color=INKS["ΔW"], **ring)
         beside = {"textcoords": "offset points", "ha": "center", "va": "center", "color": INKS["ΔW"]}
         axes.annotate(f"{x:g}", (x, tried[x]), (0, -20 if best is min else 20), path_effects=HALO, **beside)
         axes.set_title(name, fontsize=13)
